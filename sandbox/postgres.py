@@ -32,7 +32,7 @@ _SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
     "max_connections": "200",
     "fsync": "off",
-    # segments in the data directory: a container's /dev/shm is small, and a killed server leaves its own there
+    # segments in the data directory: a container's /dev/shm is small, and a killed server leaves them there
     "dynamic_shared_memory_type": "mmap",
 }
 _READY_SECONDS: Final = 60
