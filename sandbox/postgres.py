@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from sandbox.directory import ScratchDirectory
 from sandbox.ports import free_port
-from sandbox.process import Child, as_user, spawn, wait_until
+from sandbox.process import Child, alive, as_user, children_of, spawn, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,13 +107,13 @@ class PostgresServer:
         if self._child is None or not self._child.running:
             return
         os.kill(self._child.pid, signal.SIGSTOP)  # no new process while they are counted
-        children = _children_of(self._child.pid)
+        children = children_of(self._child.pid)
         self._child.kill()
         for pid in children:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(
-            lambda: not any(map(_alive, children)),
+            lambda: not any(map(alive, children)),
             seconds=_STOP_SECONDS,
             what="PostgreSQL's processes are gone",
         )
@@ -194,21 +194,3 @@ class PostgresServer:
 def _line(name: str, value: str) -> str:
     quoted = value.replace("'", "''")
     return f"{name} = '{quoted}'\n"
-
-
-def _children_of(pid: int) -> list[int]:
-    return [
-        int(path.name) for path in Path("/proc").glob("[0-9]*") if _stat(int(path.name))[1:2] == [str(pid)]
-    ]
-
-
-def _alive(pid: int) -> bool:
-    return _stat(pid)[:1] not in ([], ["Z"])
-
-
-def _stat(pid: int) -> list[str]:
-    """State, parent and further fields of a process; empty if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []

@@ -13,11 +13,11 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 _POLL_SECONDS = 0.05
 _LOG_TAIL_CHARACTERS = 4000
@@ -101,6 +101,25 @@ def as_user(user: str | None) -> list[str]:
         return []
     account = pwd.getpwnam(user)
     return ["--reuid", str(account.pw_uid), "--regid", str(account.pw_gid), "--init-groups"]
+
+
+def children_of(pid: int) -> list[int]:
+    """The process ids of the children, ended ones included; empty if the process itself is gone."""
+    everybody = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+    return [other for other in everybody if _stat(other)[1:2] == [str(pid)]]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and waits for its parent to notice does not."""
+    return _stat(pid)[:1] not in ([], ["Z"])
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent and further fields of a process; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import asyncpg
 import pytest
 
 from sandbox.postgres import PostgresServer
-from sandbox.process import wait_until
+from sandbox.process import alive, children_of, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,20 +69,23 @@ async def _take(url: str, queue: str) -> bytes:
         return message.body
 
 
-def _processes_naming(text: str) -> list[int]:
-    """Everything alive whose command line or environment names `text`."""
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _names(path, text.encode())]
+def _descendants(pid: int) -> list[int]:
+    children = children_of(pid)
+    return children + [below for child in children for below in _descendants(child)]
 
 
-def _names(process: Path, text: bytes) -> bool:
-    try:
-        return text in (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return False
+def _program(pid: int) -> str:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
 
 
-def _nothing_left(directory: str) -> bool:
-    return not _processes_naming(directory) and not Path(directory).exists()
+def _all_servers_below(pid: int) -> bool:
+    return {_program(below) for below in _descendants(pid)} >= {"postgres", "epmd", "beam.smp"}
+
+
+def _nothing_left(processes: list[int], directories: list[str]) -> bool:
+    return not any(map(alive, processes)) and not any(map(os.path.exists, directories))
 
 
 async def test_each_test_has_a_database_of_its_own(database_url: str) -> None:
@@ -148,7 +152,8 @@ def test_killing_the_owner_ends_the_servers_and_removes_their_files() -> None:
     with owner:
         assert owner.stdout is not None
         directories = owner.stdout.readline().split()
-        assert all(len(_processes_naming(directory)) >= 2 for directory in directories)
+        wait_until(partial(_all_servers_below, owner.pid), seconds=10, what="the servers run")
+        processes = _descendants(owner.pid)
         os.kill(owner.pid, signal.SIGKILL)
-    for directory in directories:
-        wait_until(partial(_nothing_left, directory), seconds=10, what=f"nothing is left of {directory}")
+    gone = partial(_nothing_left, processes, directories)
+    wait_until(gone, seconds=10, what=f"nothing is left of {directories} and {processes}")
