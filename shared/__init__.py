@@ -1,0 +1,1 @@
+"""What two services must agree on: contracts, runtime, storage, messaging, telegram."""

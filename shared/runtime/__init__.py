@@ -1,0 +1,1 @@
+"""What every process needs and no product noun: settings, logs, metrics, health, life, slots."""

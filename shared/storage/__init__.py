@@ -1,0 +1,1 @@
+"""PostgreSQL and the spool: all SQL of the control plane is here."""

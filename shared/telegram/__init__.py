@@ -1,0 +1,1 @@
+"""Telegram as a store: the only place that knows python-telegram-bot."""

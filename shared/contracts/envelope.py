@@ -1,0 +1,92 @@
+"""A message with its address: what storage keeps in the outbox and messaging carries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from pydantic import BaseModel
+
+from shared.contracts.topology import DEAD, EXCHANGE_OF
+
+HeaderValue = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One message on its way out; `id` becomes the AMQP message id, unique among all that is sent."""
+
+    id: UUID
+    exchange: str
+    routing_key: str
+    message_type: str
+    body: bytes
+    content_type: str = "application/json"
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+    correlation_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    envelope: Envelope
+    attempts: int  #: to publish it, this one included
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message that came in, as the broker gave it; nothing here is checked yet."""
+
+    body: bytes
+    message_id: str | None
+    message_type: str | None
+    app_id: str | None
+    exchange: str
+    routing_key: str
+    content_type: str | None
+    headers: Mapping[str, object]
+
+    @property
+    def traceparent(self) -> str | None:
+        value = self.headers.get("traceparent")
+        return value if isinstance(value, str) else None
+
+
+def envelope_of(
+    message: BaseModel,
+    *,
+    message_type: str,
+    correlation_id: UUID,
+    traceparent: str | None,
+    id: UUID | None = None,  # noqa: A002 - the word of the broker's contract
+) -> Envelope:
+    """Address a message by its type; its id is new unless the caller must know it beforehand."""
+    return Envelope(
+        id=id or uuid4(),
+        exchange=EXCHANGE_OF[message_type],
+        routing_key=message_type,
+        message_type=message_type,
+        body=message.model_dump_json().encode(),
+        headers={"traceparent": traceparent} if traceparent else {},
+        correlation_id=correlation_id,
+    )
+
+
+def dead_letter(
+    body: bytes,
+    *,
+    routing_key: str,
+    message_type: str,
+    headers: Mapping[str, HeaderValue],
+    correlation_id: UUID | None = None,
+) -> Envelope:
+    """The original bytes with the reasons as headers, for a queue that a person looks at."""
+    return Envelope(
+        id=uuid4(),
+        exchange=DEAD,
+        routing_key=routing_key,
+        message_type=message_type,
+        body=body,
+        headers=headers,
+        correlation_id=correlation_id,
+    )

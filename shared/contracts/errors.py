@@ -1,0 +1,52 @@
+"""Errors that say what to do next, not where they came from.
+
+    Failure
+    ├── PermanentError      trying again cannot help
+    ├── TemporaryError      may pass: try again later, at the cost of an attempt
+    └── Unavailable         a dependency is down: hand the job back, at no cost
+    LeaseLost               another worker owns the job: stop, delete output, change nothing
+
+Adapters translate at the edge and keep the cause (`raise … from error`); `verdict` alone decides
+what follows.
+"""
+
+
+class Failure(Exception):
+    """A job's step did not succeed; `code` is stable and public, the text is one sentence for people."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.sentence = sentence
+
+
+class PermanentError(Failure):
+    """Trying again cannot help."""
+
+
+class TemporaryError(Failure):
+    """May pass. `retry_after` (seconds) is the least wait the other side asked for."""
+
+    def __init__(self, code: str, sentence: str, *, retry_after: float | None = None) -> None:
+        super().__init__(code, sentence)
+        self.retry_after = retry_after
+
+
+class Unavailable(Failure):
+    """A dependency (`name`) is not reachable: the job goes back without cost."""
+
+    def __init__(self, name: str, sentence: str) -> None:
+        super().__init__(f"{name}_unavailable", sentence)
+        self.name = name
+
+
+class LeaseLost(Exception):
+    """The fence has moved on or the lease has run out: this worker may change nothing more."""
+
+
+class Unreadable(Exception):
+    """A message that cannot be understood; `reason` is a stable code, the text says what is wrong."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason

@@ -1,0 +1,80 @@
+"""Publishes one message and returns when the broker has it, or raises."""
+
+import asyncio
+from datetime import datetime
+
+import aio_pika
+import aiormq
+from aio_pika.abc import AbstractChannel, AbstractConnection
+
+from shared.contracts.envelope import Envelope
+from shared.contracts.topology import MANDATORY
+from shared.messaging.connection import BROKER_ERRORS
+
+CONFIRM_SECONDS = 10.0
+
+
+class NotPublished(Exception):
+    """The broker does not have the message, or nobody knows: the row stays and is tried again.
+
+    `in_doubt`: the outcome is unknown, so this channel's confirmations can no longer be told apart.
+    """
+
+    def __init__(self, text: str, *, in_doubt: bool) -> None:
+        super().__init__(text)
+        self.in_doubt = in_doubt
+
+
+class Publisher:
+    """Publishes with confirms on one channel; after an outcome in doubt, open another."""
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self._channel = channel
+
+    @classmethod
+    async def open(cls, connection: AbstractConnection) -> "Publisher":
+        return cls(await connection.channel(publisher_confirms=True, on_return_raises=True))
+
+    async def publish(self, envelope: Envelope, *, created_at: datetime) -> None:
+        """Raises NotPublished; a message that arrived after all is a duplicate, which readers expect."""
+        try:
+            exchange = await self._channel.get_exchange(envelope.exchange, ensure=False)
+            confirmation = await exchange.publish(
+                _message(envelope, created_at),
+                envelope.routing_key,
+                mandatory=envelope.exchange in MANDATORY,
+                timeout=CONFIRM_SECONDS,
+            )
+        except aio_pika.exceptions.PublishError as error:
+            raise NotPublished(
+                f"no queue takes {envelope.routing_key} on {envelope.exchange}", in_doubt=False
+            ) from error
+        except (*BROKER_ERRORS, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _asked_to_stop():
+                raise
+            raise NotPublished(f"{type(error).__name__}: {error}", in_doubt=True) from error
+        if not isinstance(confirmation, aiormq.spec.Basic.Ack):
+            raise NotPublished(f"the broker answered {type(confirmation).__name__}", in_doubt=False)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+def _asked_to_stop() -> bool:
+    """Tell our own cancellation from that of a confirmation whose channel died."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _message(envelope: Envelope, created_at: datetime) -> aio_pika.Message:
+    return aio_pika.Message(
+        envelope.body,
+        message_id=str(envelope.id),
+        type=envelope.message_type,
+        content_type=envelope.content_type,
+        correlation_id=str(envelope.correlation_id) if envelope.correlation_id else None,
+        timestamp=created_at,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        app_id="pgferry",
+        headers=dict(envelope.headers),
+    )

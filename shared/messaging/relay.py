@@ -1,0 +1,110 @@
+"""Carries outbox rows to the broker: claims a batch, publishes it at once, marks each by itself.
+
+One runs in each process, beside the session for publishing. A row that fails waits by itself and never
+holds up the rows behind it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+from aio_pika.abc import AbstractConnection
+
+from shared.contracts.envelope import OutboxRow
+from shared.contracts.errors import Unavailable
+from shared.messaging.publisher import NotPublished, Publisher
+from shared.messaging.session import BrokerLost
+from shared.runtime.metrics import OUTBOX_OLDEST, OUTBOX_PUBLISHED, OUTBOX_WAITING
+
+POLL_SECONDS = 1.0
+BATCH = 100
+#: Longer than a confirmation may take, so that a live relay's rows are not taken by another.
+CLAIM_SECONDS = 30.0
+#: Wait of a row after its n-th failure: 1 s, doubling, at most this.
+LONGEST_WAIT_SECONDS = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+class OutboxRows(Protocol):
+    """Rows to publish; all methods raise Unavailable when the database cannot be reached."""
+
+    async def claim(self, limit: int, *, claim_seconds: float) -> Sequence[OutboxRow]: ...
+
+    async def sent(self, ids: Sequence[UUID]) -> None: ...
+
+    async def failed(self, id: UUID, error: str, *, delay_seconds: float) -> None: ...  # noqa: A002
+
+    async def waiting(self) -> tuple[int, float]: ...
+
+
+class OutboxSession(Protocol):
+    def __call__(self) -> AbstractAsyncContextManager[OutboxRows]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    outbox: OutboxSession
+    wake: asyncio.Event
+
+    async def run(self, connection: AbstractConnection) -> None:
+        """Publish until the broker is lost (raises BrokerLost)."""
+        publisher = await Publisher.open(connection)
+        while True:
+            if connection.is_closed:
+                raise BrokerLost("the connection for publishing was closed")
+            try:
+                results = await self._round(publisher)
+            except Unavailable as error:
+                log.warning("cannot read the outbox", reason=error.sentence)
+                results = []
+            if any(error and error.in_doubt for error in results):
+                await publisher.close()
+                publisher = await Publisher.open(connection)
+            if len(results) < BATCH:
+                await self._sleep()
+
+    async def _round(self, publisher: Publisher) -> Sequence[NotPublished | None]:
+        """Publish what is due, at most one batch; None for each row that the broker has now."""
+        self.wake.clear()
+        async with self.outbox() as outbox:
+            rows = await outbox.claim(BATCH, claim_seconds=CLAIM_SECONDS)
+            messages, oldest = await outbox.waiting()
+        OUTBOX_WAITING.set(messages)
+        OUTBOX_OLDEST.set(oldest)
+        if not rows:
+            return []
+        results = await asyncio.gather(*(_publish(publisher, row) for row in rows))
+        await self._mark(rows, results)
+        return results
+
+    async def _mark(self, rows: Sequence[OutboxRow], errors: Sequence[NotPublished | None]) -> None:
+        ended = list(zip(rows, errors, strict=True))
+        async with self.outbox() as outbox:
+            await outbox.sent([row.envelope.id for row, error in ended if error is None])
+            for row, error in ended:
+                if error is not None:
+                    wait = min(2.0 ** (row.attempts - 1), LONGEST_WAIT_SECONDS)
+                    await outbox.failed(row.envelope.id, str(error), delay_seconds=wait)
+
+    async def _sleep(self) -> None:
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self.wake.wait()
+        except TimeoutError:
+            return
+
+
+async def _publish(publisher: Publisher, row: OutboxRow) -> NotPublished | None:
+    try:
+        await publisher.publish(row.envelope, created_at=row.created_at)
+    except NotPublished as error:
+        log.warning("not published", message_id=str(row.envelope.id), reason=str(error))
+        OUTBOX_PUBLISHED.labels("failed").inc()
+        return error
+    OUTBOX_PUBLISHED.labels("sent").inc()
+    return None

@@ -1,0 +1,48 @@
+"""The life of a process: begins in `run`, is asked to end by SIGTERM or SIGINT, ends with a code."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any
+
+
+class Fatal(Exception):
+    """The process cannot do its work and a restart by itself will not help; the text says what will."""
+
+
+def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+    """Run `main(stopping)` and return the exit code; `stopping` is set by the first SIGTERM or SIGINT."""
+    code = 0
+    try:
+        asyncio.run(_with_signals(main))
+    except* Fatal as fatal:
+        for reason in _reasons(fatal):
+            sys.stderr.write(f"{reason}\n")
+        code = 1
+    return code
+
+
+async def beside(tasks: Callable[[], Awaitable[None]], *background: Coroutine[Any, Any, None]) -> None:
+    """Run `tasks` to its end with `background` beside it; a failure in either ends both."""
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(coroutine) for coroutine in background]
+        await tasks()
+        for task in running:
+            task.cancel()
+
+
+async def _with_signals(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await main(stopping)
+
+
+def _reasons(group: BaseExceptionGroup[Fatal]) -> Iterator[str]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _reasons(error)
+        else:
+            yield str(error)

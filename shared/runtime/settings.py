@@ -1,0 +1,155 @@
+"""Settings are read once, from the environment or from files, and are frozen.
+
+Composition roots call `load`; each service adds its fields to `ServiceSettings` or `WorkerSettings`.
+Every variable `NAME` may instead be given as `NAME_FILE`, the path of a file that holds the value.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+
+class SettingsError(Exception):
+    """All that is wrong with the settings, one line each; no line holds a value."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class _EnvironmentAndFiles(EnvSettingsSource):
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        values, _ = read_environment(os.environ)
+        return values
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True, env_ignore_empty=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *_args: object, **_sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (_EnvironmentAndFiles(settings_cls),)
+
+    def secrets(self) -> Iterator[str]:
+        """Every value that must never be shown: what logs redact."""
+        for name in type(self).model_fields:
+            yield from _secrets_of(getattr(self, name))
+
+
+class ServiceSettings(Settings):
+    database_url: str = Field(alias="DATABASE_URL", pattern=r"^postgres(ql)?://")
+    """The control plane; session pooling or direct, since it listens and takes advisory locks."""
+
+    amqp_url: str = Field(alias="AMQP_URL", pattern=r"^amqps?://")
+
+    log_level: str = Field(default="INFO", alias="PGFERRY_LOG_LEVEL", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+
+    admin_host: str = Field(default="127.0.0.1", alias="PGFERRY_ADMIN_HOST")
+    """Where health and metrics listen: without authentication, so not on a public address."""
+
+    drain_seconds: float = Field(default=25, ge=0, le=3600, alias="PGFERRY_DRAIN_SECONDS")
+    """Time that work in hand has to finish after SIGTERM; below the container's 30 s."""
+
+
+class WorkerSettings(ServiceSettings):
+    lease_seconds: float = Field(default=60, gt=0, le=3600, alias="PGFERRY_LEASE_SECONDS")
+    """How long a worker that died keeps its job."""
+
+    heartbeat_seconds: float = Field(default=15, gt=0, alias="PGFERRY_HEARTBEAT_SECONDS")
+    """Between two renewals of the lease; at most a third of it, so that two may fail."""
+
+    poll_seconds: float = Field(default=5, gt=0, le=60, alias="PGFERRY_POLL_SECONDS")
+    """An idle slot asks this often, if nothing wakes it before."""
+
+    attempts: int = Field(default=3, ge=1, le=20, alias="PGFERRY_ATTEMPTS")
+    """Attempts of one half of a job before it fails for good."""
+
+    retry_scale: float = Field(default=1, gt=0, le=10, alias="PGFERRY_RETRY_SCALE")
+    """Multiplies the waits of 10 s, 60 s and 5 min between attempts."""
+
+    @model_validator(mode="after")
+    def _heartbeat_fits_lease(self) -> Self:
+        if self.heartbeat_seconds * 3 > self.lease_seconds:
+            raise ValueError("PGFERRY_HEARTBEAT_SECONDS must be at most a third of PGFERRY_LEASE_SECONDS")
+        return self
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def load(settings: type[AnySettings]) -> AnySettings:
+    """Read the environment. Raises SettingsError with every problem at once."""
+    values, problems = read_environment(os.environ)
+    broken = {problem.split(":")[0].removesuffix("_FILE") for problem in problems}
+    try:
+        loaded = settings()
+    except ValidationError as error:
+        problems += [line for name, line in _lines(error, values) if name not in broken]
+    if problems:
+        raise SettingsError(problems)
+    return loaded
+
+
+def read_environment(environ: Mapping[str, str]) -> tuple[dict[str, str | None], list[str]]:
+    """Resolve each `NAME_FILE` to `NAME`; returns the values and what is wrong with the files."""
+    values: dict[str, str | None] = dict(environ)
+    problems: list[str] = []
+    for variable, path in environ.items():
+        name = variable.removesuffix("_FILE")
+        if name == variable or name not in _known_names():
+            continue
+        if environ.get(name):
+            problems.append(f"{variable}: is set beside {name}; set only one of them")
+            continue
+        try:
+            values[name] = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{variable}: the file cannot be read ({type(error).__name__})")
+    return values, problems
+
+
+def _known_names() -> set[str]:
+    """Every variable of every settings class that this process has imported."""
+    known: set[str] = set()
+    classes: list[type[Settings]] = [Settings]
+    while classes:
+        current = classes.pop()
+        classes.extend(current.__subclasses__())
+        known.update(field.alias for field in current.model_fields.values() if field.alias)
+    return known
+
+
+def _lines(error: ValidationError, values: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
+    """One line for each problem; never the value, it may be a secret."""
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "missing":
+            text = "is empty" if name in values else "is not set"
+        if problem["type"] == "string_pattern_mismatch":
+            text = text.replace("String should match pattern", "must match the pattern")
+        yield name, f"{name}: {text}" if name else text
+
+
+def _secrets_of(value: object) -> Iterator[str]:
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _secrets_of(item)
+    elif isinstance(value, str) and "://" in value:
+        password = urlsplit(value).password
+        if password:
+            yield password

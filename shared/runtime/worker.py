@@ -1,0 +1,216 @@
+"""Slots that claim jobs, keep their lease while the work runs, and settle how each attempt ended.
+
+The exporter and the uploader each run one `Worker`; `Attempts` is its port to PostgreSQL and `work` its
+use case.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from shared.contracts.errors import LeaseLost, PermanentError, Unavailable
+from shared.contracts.job import Claim
+from shared.contracts.verdict import Dead, HandBack, RetryAt, verdict
+from shared.runtime.backoff import backoff
+from shared.runtime.metrics import ATTEMPT_OUTCOMES, ATTEMPTS, SLOTS_BUSY
+from shared.runtime.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+
+class AttemptStore(Protocol):
+    """Every method but `claim` raises LeaseLost when the claim's fence has moved on, and all raise
+    Unavailable when the database cannot be reached.
+    """
+
+    async def claim(self) -> Claim | None: ...
+
+    async def renew(self, claim: Claim, progress: Mapping[str, int]) -> None: ...
+
+    async def retry(self, claim: Claim, retry: RetryAt) -> None: ...
+
+    async def hand_back(self, claim: Claim, hand_back: HandBack) -> None: ...
+
+    async def bury(self, claim: Claim, dead: Dead) -> None: ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the work is; the heartbeat shows it to whoever asks for the job."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+Work = Callable[[Claim, Progress], Awaitable[None]]
+"""Does the job and writes its final transaction; raises a Failure otherwise. When it raises anything,
+or is cancelled, it has removed what it made and ended what it started."""
+
+
+@dataclass(slots=True)
+class Worker:
+    attempts: AttemptStore
+    work: Work
+    wake: asyncio.Event
+    settings: WorkerSettings
+    slots: int
+    group: str
+
+    def __post_init__(self) -> None:
+        for outcome in ATTEMPT_OUTCOMES:
+            ATTEMPTS.labels(self.group, outcome)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Work until `stopping`; then finish what is in hand within the drain time, or hand it back."""
+        slots = [asyncio.create_task(self._slot(stopping)) for _ in range(self.slots)]
+        ended = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait([ended, *slots], return_when=asyncio.FIRST_COMPLETED)
+            self.wake.set()
+            await asyncio.wait(slots, timeout=self.settings.drain_seconds)
+        finally:
+            ended.cancel()
+            for slot in slots:
+                slot.cancel()
+            results = await asyncio.gather(*slots, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _slot(self, stopping: asyncio.Event) -> None:
+        waits = backoff()
+        while not stopping.is_set():
+            try:
+                claim = await self.attempts.claim()
+                waits = backoff()
+            except Unavailable as error:
+                log.warning("cannot claim jobs", reason=error.sentence)
+                await _wait(stopping, next(waits))
+                continue
+            if claim is None:
+                await self._idle(stopping)
+            else:
+                await self._attempt(claim)
+
+    async def _idle(self, stopping: asyncio.Event) -> None:
+        if not stopping.is_set():
+            await _wait(self.wake, self.settings.poll_seconds)
+            self.wake.clear()
+
+    async def _attempt(self, claim: Claim) -> None:
+        job = structlog.contextvars.bound_contextvars(job_id=str(claim.job_id), fence=claim.fence)
+        with job, SLOTS_BUSY.track_inprogress():
+            log.info("attempt begins", group=self.group, attempt=claim.attempts, project_id=claim.project_id)
+            ATTEMPTS.labels(self.group, await self._settled(claim)).inc()
+
+    async def _settled(self, claim: Claim) -> str:
+        try:
+            work = self.work if claim.attempts <= self.settings.attempts else _used_up
+            await hold(claim, work, self.attempts, heartbeat_seconds=self.settings.heartbeat_seconds)
+        except LeaseLost:
+            log.warning("the lease is lost: another worker may have the job")
+            return "lease_lost"
+        except asyncio.CancelledError:
+            await self._carry_out(claim, HandBack(0, "drained", "The worker was stopped; the job goes on."))
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the work raises, `verdict` decides on it
+            return await self._failed(claim, error)
+        log.info("attempt done", group=self.group)
+        return "done"
+
+    async def _failed(self, claim: Claim, error: Exception) -> str:
+        end = verdict(
+            error,
+            attempts=claim.attempts,
+            limit=self.settings.attempts,
+            spread=random.uniform,
+            scale=self.settings.retry_scale,
+        )
+        log.warning(
+            "attempt failed",
+            code=end.code,
+            reason=end.sentence,
+            next=type(end).__name__,
+            exc_info=error if end.code == "unexpected_error" else None,
+        )
+        return await self._carry_out(claim, end)
+
+    async def _carry_out(self, claim: Claim, end: RetryAt | HandBack | Dead) -> str:
+        """Write how the attempt ended; if that cannot be written, the lease lapses and says it."""
+        try:
+            match end:
+                case RetryAt():
+                    await self.attempts.retry(claim, end)
+                    return "retry"
+                case HandBack():
+                    await self.attempts.hand_back(claim, end)
+                    return "hand_back"
+                case Dead():
+                    await self.attempts.bury(claim, end)
+                    return "dead"
+        except (LeaseLost, Unavailable) as error:
+            log.warning("the end of the attempt could not be recorded", error=repr(error))
+            return "lease_lost"
+
+
+async def hold(claim: Claim, work: Work, attempts: AttemptStore, *, heartbeat_seconds: float) -> None:
+    """Run the work while its lease lives. Raises LeaseLost after the work has cleaned up."""
+    progress = Progress()
+    working = asyncio.create_task(_awaited(work(claim, progress)))
+    keeping = asyncio.create_task(_keep(claim, attempts, progress, heartbeat_seconds))
+    try:
+        await asyncio.wait([working, keeping], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+            keeping.result()
+        working.result()
+    finally:
+        for task in (working, keeping):
+            task.cancel()
+        await asyncio.gather(working, keeping, return_exceptions=True)
+
+
+async def _keep(claim: Claim, attempts: AttemptStore, progress: Progress, heartbeat_seconds: float) -> None:
+    """Renew until told to stop. Raises LeaseLost when the fence has moved or time has run out.
+
+    Time is this process's own monotonic clock, counted from before the last successful renewal: a
+    process that slept, or cannot reach the database, must stop before somebody else may begin.
+    """
+    renewed_at = claim.renewed_at
+    while True:
+        lapses_at = renewed_at + claim.lease_seconds
+        await asyncio.sleep(max(0.0, min(heartbeat_seconds, lapses_at - time.monotonic())))
+        before = time.monotonic()
+        if before >= lapses_at:
+            raise LeaseLost
+        try:
+            async with asyncio.timeout(lapses_at - before):
+                await attempts.renew(claim, progress.counts)
+            renewed_at = before
+        except (Unavailable, TimeoutError):
+            log.warning("the lease could not be renewed", seconds_left=round(lapses_at - time.monotonic(), 1))
+            await asyncio.sleep(min(1.0, heartbeat_seconds / 3))
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+async def _used_up(claim: Claim, _progress: Progress) -> None:
+    """Stands for the work when the last allowed attempt ended without a word: its worker died with it."""
+    raise PermanentError(
+        "attempts_exhausted", f"{claim.attempts - 1} attempts ended without a result: their workers died."
+    )

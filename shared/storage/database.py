@@ -1,0 +1,120 @@
+"""The control plane's database: pool, transactions, and what a transaction may touch.
+
+Composition roots open it; use cases take it as a dependency. Whatever cannot reach the server raises
+`Unavailable("database")`.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from shared.contracts.errors import Unavailable
+from shared.storage.audit import Audit
+from shared.storage.backups import Backups
+from shared.storage.executor import Executor
+from shared.storage.jobs import Jobs
+from shared.storage.nudges import DUMP, OUTBOX, UPLOAD, Nudges
+from shared.storage.outbox import Outbox
+from shared.storage.parts import Parts
+
+#: Server states that pass by themselves: starting up, shutting down, no free connection, connection cut.
+_PASSING = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ConnectionDoesNotExistError,
+)
+
+
+@contextmanager
+def reaching_database() -> Iterator[None]:
+    """Translate every way of not reaching the server into `Unavailable`."""
+    try:
+        yield
+    except (*_PASSING, TimeoutError) as error:
+        raise Unavailable("database", f"PostgreSQL is not reachable: {type(error).__name__}.") from error
+
+
+@dataclass(slots=True)
+class Transaction:
+    """Everything one transaction may do; the messages it adds leave after its commit."""
+
+    executor: Executor
+    jobs: Jobs = field(init=False)
+    backups: Backups = field(init=False)
+    parts: Parts = field(init=False)
+    outbox: Outbox = field(init=False)
+    audit: Audit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.jobs = Jobs(self.executor)
+        self.backups = Backups(self.executor)
+        self.parts = Parts(self.executor)
+        self.outbox = Outbox(self.executor)
+        self.audit = Audit(self.executor)
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    pool: asyncpg.Pool
+    nudges: Nudges
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Commit at the end of the block, roll back on any error; then wake whoever has work by it."""
+        with reaching_database():
+            async with self.pool.acquire() as connection, connection.transaction():
+                transaction = Transaction(connection)
+                yield transaction
+        self._nudge(transaction)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Transaction]:
+        """The same repositories with each statement by itself: for reads and single statements."""
+        with reaching_database():
+            async with self.pool.acquire() as connection:
+                transaction = Transaction(connection)
+                yield transaction
+        self._nudge(transaction)
+
+    def _nudge(self, transaction: Transaction) -> None:
+        if transaction.outbox.grew:
+            self.nudges.send(OUTBOX)
+        if transaction.jobs.waits_for_dump:
+            self.nudges.send(DUMP)
+        if transaction.jobs.waits_for_upload:
+            self.nudges.send(UPLOAD)
+
+
+@asynccontextmanager
+async def open_database(url: str, *, name: str, size: int = 10) -> AsyncIterator[Database]:
+    """A pool that connects when first used, so a service starts while PostgreSQL is down.
+
+    `name` is the application_name that operators see in pg_stat_activity.
+    """
+    pool = asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=size,
+        timeout=10,
+        command_timeout=30,
+        init=_json_as_values,
+        server_settings={"application_name": name, "timezone": "UTC"},
+    )
+    async with pool:
+        nudges = Nudges(url, pool)
+        try:
+            yield Database(pool, nudges)
+        finally:
+            await nudges.close()
+
+
+async def _json_as_values(connection: asyncpg.Connection) -> None:
+    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)

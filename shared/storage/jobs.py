@@ -1,0 +1,288 @@
+"""Jobs in `control_plane.jobs`: every transition is one compare-and-set.
+
+Workers claim, renew and end; requests are in `shared.storage.requests`. A write that quotes a fence
+raises `LeaseLost` when the fence has moved on: the caller deletes its output and changes nothing more.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from shared.contracts.errors import LeaseLost
+from shared.contracts.job import HALVES, Claim, ExportOptions, Priority, Rank, Stage, StageGroup, Status
+from shared.contracts.manifest import Dump, DumpRecord
+from shared.storage.executor import Executor
+
+# Best eligible job by (priority, the project whose last start is oldest, run_after). A pending job whose
+# project already runs one is not eligible; the unique index settles what two claims decide at once.
+_CLAIM = """
+    WITH candidate AS (
+        SELECT job.id
+          FROM control_plane.jobs AS job
+         WHERE job.status IN ('pending', 'running')
+           AND job.stage IN ($1, $2)
+           AND (job.lease_until IS NULL OR job.lease_until < now())
+           AND job.run_after <= now()
+           AND job.cancel_requested_at IS NULL
+           AND (job.status = 'running' OR NOT EXISTS (
+                   SELECT FROM control_plane.jobs AS other
+                    WHERE other.project_id = job.project_id AND other.status = 'running'))
+         ORDER BY job.priority,
+                  (SELECT max(other.claimed_at) FROM control_plane.jobs AS other
+                    WHERE other.project_id = job.project_id) NULLS FIRST,
+                  job.run_after
+         LIMIT 1
+           FOR UPDATE OF job SKIP LOCKED)
+    UPDATE control_plane.jobs AS job
+       SET status = 'running', stage = $2, owner = $3, fence = fence + 1,
+           lease_until = now() + make_interval(secs => $4),
+           dump_attempts = dump_attempts + ($5 = 'dump')::int,
+           upload_attempts = upload_attempts + ($5 = 'upload')::int,
+           started_at = coalesce(started_at, now()), claimed_at = now(), revision = revision + 1
+      FROM candidate
+     WHERE job.id = candidate.id
+    RETURNING job.*
+"""
+
+_RENEW = """
+    UPDATE control_plane.jobs
+       SET lease_until = now() + make_interval(secs => $3), progress = coalesce($4, progress)
+     WHERE id = $1 AND fence = $2 AND lease_until > now()
+"""
+
+_DUMPED = """
+    UPDATE control_plane.jobs
+       SET stage = 'dumped', dump_fence = fence, dump = $3, dumped_at = now(), progress = NULL,
+           owner = NULL, lease_until = NULL, run_after = now(),
+           error_code = NULL, error_message = NULL, revision = revision + 1
+     WHERE id = $1 AND fence = $2 AND lease_until > now()
+"""
+
+_STORED = """
+    UPDATE control_plane.jobs
+       SET status = 'completed', stage = 'stored', backup_id = $3, finished_at = now(), progress = NULL,
+           owner = NULL, lease_until = NULL,
+           error_code = NULL, error_message = NULL, revision = revision + 1
+     WHERE id = $1 AND fence = $2 AND lease_until > now()
+"""
+
+# Back to where the same half begins ($3), or to where the dump begins.
+_RETRY = """
+    UPDATE control_plane.jobs
+       SET stage = $3, run_after = now() + make_interval(secs => $4),
+           dump_attempts = dump_attempts - ($7 = 'dump')::int,
+           upload_attempts = upload_attempts - ($7 = 'upload')::int,
+           error_code = $5, error_message = $6,
+           first_failed_at = coalesce(first_failed_at, now()), last_failed_at = now(),
+           owner = NULL, lease_until = NULL, revision = revision + 1
+     WHERE id = $1 AND fence = $2 AND lease_until > now()
+"""
+
+_FAILED = """
+    UPDATE control_plane.jobs
+       SET status = 'failed', finished_at = now(), error_code = $3, error_message = $4,
+           first_failed_at = coalesce(first_failed_at, now()), last_failed_at = now(), progress = NULL,
+           owner = NULL, lease_until = NULL, revision = revision + 1
+     WHERE id = $1 AND fence = $2 AND lease_until > now()
+    RETURNING *
+"""
+
+# The fence rises with the end of somebody else's lapsed lease: a late worker finds its own gone.
+_CANCEL_UNHELD = """
+    UPDATE control_plane.jobs
+       SET status = 'cancelled', finished_at = now(), fence = fence + 1, progress = NULL,
+           owner = NULL, lease_until = NULL, revision = revision + 1
+     WHERE id = $1 AND status IN ('pending', 'running') AND (lease_until IS NULL OR lease_until < now())
+    RETURNING *
+"""
+
+_FIND = "SELECT * FROM control_plane.jobs WHERE id = $1"
+
+_LIST = """
+    SELECT * FROM control_plane.jobs
+     WHERE ($1::text IS NULL OR project_id = $1) AND ($2::text IS NULL OR status = $2)
+     ORDER BY created_at DESC, id
+     LIMIT $3
+"""
+
+_COUNTS = """
+    SELECT stage, count(*) AS jobs FROM control_plane.jobs
+     WHERE status IN ('pending', 'running') GROUP BY stage
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row, as readers see it."""
+
+    id: UUID
+    project_id: str
+    status: Status
+    stage: Stage
+    options: ExportOptions
+    fence: int
+    dump_fence: int | None
+    dump_attempts: int
+    upload_attempts: int
+    dump: DumpRecord | None
+    progress: Mapping[str, int] | None
+    backup_id: UUID | None
+    error_code: str | None
+    error_message: str | None
+    first_failed_at: datetime | None
+    last_failed_at: datetime | None
+    run_after: datetime
+    created_at: datetime
+    started_at: datetime | None
+    dumped_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    command: bytes
+    traceparent: str | None
+
+
+class Jobs:
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.waits_for_dump = False
+        self.waits_for_upload = False
+
+    async def claim(self, group: StageGroup, *, owner: str, lease_seconds: float) -> Claim | None:
+        """Take the best eligible job of this half, or None.
+
+        Two claims may both choose a pending job of one project; the loser gets None and asks again.
+        """
+        half = HALVES[group]
+        before = time.monotonic()
+        try:
+            record = await self._executor.fetchrow(
+                _CLAIM, half.waiting, half.held, owner, lease_seconds, group.value
+            )
+        except asyncpg.UniqueViolationError:
+            return None
+        return _claim(record, group, lease_seconds=lease_seconds, renewed_at=before) if record else None
+
+    async def renew(self, claim: Claim, *, progress: Mapping[str, int] | None = None) -> None:
+        """Lengthen the lease by its full time, counted on the database's clock."""
+        await self._fenced(
+            _RENEW, claim.job_id, claim.fence, claim.lease_seconds, dict(progress) if progress else None
+        )
+
+    async def dumped(self, claim: Claim, dump: Dump) -> None:
+        """Record the dump, whose spool prefix carries this fence, and let an uploader have the job."""
+        record = DumpRecord.model_validate(dump.model_dump()).model_dump(mode="json")
+        await self._fenced(_DUMPED, claim.job_id, claim.fence, record)
+        self.waits_for_upload = True
+
+    async def stored(self, claim: Claim, *, backup_id: UUID) -> None:
+        await self._fenced(_STORED, claim.job_id, claim.fence, backup_id)
+        self.waits_for_dump = True  # the project is free again
+
+    async def retry(
+        self,
+        claim: Claim,
+        *,
+        stage: Stage,
+        delay_seconds: float,
+        code: str,
+        sentence: str,
+        give_back: bool = False,
+    ) -> None:
+        """Put the job back to `stage` until the delay has passed; `give_back` returns the attempt."""
+        returned = claim.group.value if give_back else None
+        await self._fenced(
+            _RETRY, claim.job_id, claim.fence, stage.value, delay_seconds, code, sentence, returned
+        )
+
+    async def failed(self, claim: Claim, *, code: str, sentence: str) -> Job:
+        record = await self._executor.fetchrow(_FAILED, claim.job_id, claim.fence, code, sentence)
+        if record is None:
+            raise LeaseLost
+        self.waits_for_dump = True
+        return job_of(record)
+
+    async def cancel_unheld(self, job_id: UUID) -> Job | None:
+        """Cancel a job that no live lease holds; None when it is held, ended or unknown."""
+        record = await self._executor.fetchrow(_CANCEL_UNHELD, job_id)
+        self.waits_for_dump = record is not None
+        return job_of(record) if record else None
+
+    async def find(self, job_id: UUID) -> Job | None:
+        record = await self._executor.fetchrow(_FIND, job_id)
+        return job_of(record) if record else None
+
+    async def list(
+        self, *, project_id: str | None = None, status: Status | None = None, limit: int = 50
+    ) -> list[Job]:
+        """The newest first."""
+        return [job_of(record) for record in await self._executor.fetch(_LIST, project_id, status, limit)]
+
+    async def counts(self) -> dict[Stage, int]:
+        """Jobs that have not ended, by stage."""
+        return {Stage(record["stage"]): record["jobs"] for record in await self._executor.fetch(_COUNTS)}
+
+    async def _fenced(self, statement: str, *arguments: object) -> None:
+        if await self._executor.execute(statement, *arguments) != "UPDATE 1":
+            raise LeaseLost
+
+
+def job_of(record: asyncpg.Record) -> Job:
+    return Job(
+        id=record["id"],
+        project_id=record["project_id"],
+        status=Status(record["status"]),
+        stage=Stage(record["stage"]),
+        options=_options(record),
+        fence=record["fence"],
+        dump_fence=record["dump_fence"],
+        dump_attempts=record["dump_attempts"],
+        upload_attempts=record["upload_attempts"],
+        dump=DumpRecord.model_validate(record["dump"]) if record["dump"] else None,
+        progress=record["progress"],
+        backup_id=record["backup_id"],
+        error_code=record["error_code"],
+        error_message=record["error_message"],
+        first_failed_at=record["first_failed_at"],
+        last_failed_at=record["last_failed_at"],
+        run_after=record["run_after"],
+        created_at=record["created_at"],
+        started_at=record["started_at"],
+        dumped_at=record["dumped_at"],
+        finished_at=record["finished_at"],
+        cancel_requested_at=record["cancel_requested_at"],
+        command=record["command"],
+        traceparent=record["traceparent"],
+    )
+
+
+def _options(record: asyncpg.Record) -> ExportOptions:
+    return ExportOptions(
+        project_id=record["project_id"],
+        format=record["format"],
+        compression=record["compression"],
+        priority=Priority[Rank(record["priority"]).name],
+        filename=record["filename"],
+        caption=record["caption"],
+        storage_path=record["storage_path"],
+        expires_in_days=record["expires_in_days"],
+    )
+
+
+def _claim(record: asyncpg.Record, group: StageGroup, *, lease_seconds: float, renewed_at: float) -> Claim:
+    return Claim(
+        job_id=record["id"],
+        project_id=record["project_id"],
+        group=group,
+        fence=record["fence"],
+        attempts=record[f"{group.value}_attempts"],
+        dump_fence=record["dump_fence"],
+        options=_options(record),
+        created_at=record["created_at"],
+        traceparent=record["traceparent"],
+        lease_seconds=lease_seconds,
+        renewed_at=renewed_at,
+    )

@@ -1,0 +1,164 @@
+"""What was sent to the chat, message by message: `control_plane.backup_parts`.
+
+Every write quotes the worker's fence; a row is `sending` before the call and `sent` after the answer, so
+a crash in between is visible as a send whose outcome nobody knows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+import asyncpg
+
+from shared.contracts.errors import LeaseLost
+from shared.contracts.job import Claim
+from shared.contracts.manifest import Part
+from shared.storage.executor import Executor
+
+_HELD = """
+    EXISTS (SELECT FROM control_plane.jobs
+             WHERE id = $1 AND fence = $2 AND lease_until > now() AND cancel_requested_at IS NULL)
+"""
+
+_PLAN = f"""
+    INSERT INTO control_plane.backup_parts (job_id, dump_fence, kind, index, size_bytes, sha256)
+    SELECT $1, $3, $4, plan.index, plan.size_bytes, plan.sha256
+      FROM unnest($5::int[], $6::bigint[], $7::text[]) AS plan (index, size_bytes, sha256)
+     WHERE {_HELD}
+    ON CONFLICT (job_id, dump_fence, kind, index)
+    DO UPDATE SET size_bytes = excluded.size_bytes, sha256 = excluded.sha256, status = 'planned'
+            WHERE backup_parts.kind = 'manifest' AND backup_parts.status IN ('planned', 'sending')
+"""
+
+_ROWS = """
+    SELECT * FROM control_plane.backup_parts
+     WHERE job_id = $1 AND dump_fence = $2 AND kind = $3 ORDER BY index
+"""
+
+_SENDING = f"""
+    UPDATE control_plane.backup_parts
+       SET status = 'sending', sending_at = now(), send_attempts = send_attempts + 1,
+           bot_id = $6, chat_id = $7
+     WHERE job_id = $1 AND dump_fence = $3 AND kind = $4 AND index = $5
+       AND status IN ('planned', 'sending') AND {_HELD}
+"""
+
+_SENT = f"""
+    UPDATE control_plane.backup_parts
+       SET status = 'sent', sent_at = now(), message_id = $6, file_id = $7, file_unique_id = $8
+     WHERE job_id = $1 AND dump_fence = $3 AND kind = $4 AND index = $5
+       AND status = 'sending' AND {_HELD}
+"""
+
+_SUPERSEDE_OLDER = """
+    UPDATE control_plane.backup_parts SET status = 'superseded', superseded_at = now()
+     WHERE job_id = $1 AND dump_fence < $2 AND status IN ('planned', 'sending', 'sent')
+"""
+
+_SUPERSEDE_ALL = """
+    UPDATE control_plane.backup_parts SET status = 'superseded', superseded_at = now()
+     WHERE job_id = $1 AND status IN ('planned', 'sending', 'sent')
+"""
+
+
+class Kind(StrEnum):
+    PART = "part"
+    MANIFEST = "manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Where Telegram keeps one document; ids are those of the sending bot."""
+
+    bot_id: int
+    chat_id: int
+    message_id: int
+    file_id: str
+    file_unique_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartRow:
+    part: Part
+    status: str
+    sent: Sent | None
+
+
+class Parts:
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    async def plan(self, claim: Claim, kind: Kind, parts: Sequence[Part]) -> Sequence[PartRow]:
+        """Write a row for each part that has none, and return all of this set in order.
+
+        A set belongs to one dump: rows of an earlier attempt at the same dump keep what they know.
+        """
+        await self._executor.execute(
+            _PLAN,
+            claim.job_id,
+            claim.fence,
+            claim.dump_fence,
+            kind.value,
+            [part.index for part in parts],
+            [part.size_bytes for part in parts],
+            [part.sha256 for part in parts],
+        )
+        rows = [row_of(record) for record in await self.of(claim.job_id, claim.dump_fence, kind)]
+        if len(rows) < len(parts):
+            raise LeaseLost
+        return rows
+
+    async def of(self, job_id: UUID, dump_fence: int | None, kind: Kind) -> Sequence[asyncpg.Record]:
+        return await self._executor.fetch(_ROWS, job_id, dump_fence, kind.value)
+
+    async def sending(self, claim: Claim, kind: Kind, index: int, *, bot_id: int, chat_id: int) -> None:
+        """Say that the call is about to be made. Raises LeaseLost when this worker may not make it."""
+        await self._fenced(
+            _SENDING,
+            claim.job_id,
+            claim.fence,
+            claim.dump_fence,
+            kind.value,
+            index,
+            bot_id,
+            chat_id,
+        )
+
+    async def sent(self, claim: Claim, kind: Kind, index: int, *, sent: Sent) -> None:
+        await self._fenced(
+            _SENT,
+            claim.job_id,
+            claim.fence,
+            claim.dump_fence,
+            kind.value,
+            index,
+            sent.message_id,
+            sent.file_id,
+            sent.file_unique_id,
+        )
+
+    async def supersede_older(self, claim: Claim) -> None:
+        """A new dump starts a new set; what an older one sent is to be deleted."""
+        await self._executor.execute(_SUPERSEDE_OLDER, claim.job_id, claim.fence)
+
+    async def supersede_all(self, job_id: UUID) -> None:
+        await self._executor.execute(_SUPERSEDE_ALL, job_id)
+
+    async def _fenced(self, statement: str, *arguments: object) -> None:
+        if await self._executor.execute(statement, *arguments) != "UPDATE 1":
+            raise LeaseLost
+
+
+def row_of(record: asyncpg.Record) -> PartRow:
+    part = Part(index=record["index"], size_bytes=record["size_bytes"], sha256=record["sha256"])
+    sent = None
+    if record["message_id"] is not None:
+        sent = Sent(
+            bot_id=record["bot_id"],
+            chat_id=record["chat_id"],
+            message_id=record["message_id"],
+            file_id=record["file_id"],
+            file_unique_id=record["file_unique_id"],
+        )
+    return PartRow(part, record["status"], sent)

@@ -1,0 +1,175 @@
+"""The spool on `file://`: one folder that all exporters and uploaders share.
+
+A dump is a prefix `<job>/<dump fence>/` of parts and, written last, `dump.json`. Files appear whole:
+written under a staging name, flushed to the disk, renamed. The exporter writes from its pipeline's
+threads, so these calls block; the uploader reads.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+from uuid import UUID, uuid4
+
+from pydantic import ValidationError
+
+from shared.contracts.errors import TemporaryError
+from shared.contracts.manifest import Dump, Part
+from shared.runtime.process import Fatal
+from shared.storage.database import Database
+
+MARKER = ".pgferry-spool"
+DUMP_FILE = "dump.json"
+STAGING_SUFFIX = ".staging"
+
+_MARK = """
+    INSERT INTO control_plane.spool (marker) VALUES ($1)
+    ON CONFLICT (only_row) DO UPDATE SET only_row = true
+    RETURNING marker
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """One dump's folder, private to this user."""
+
+    path: Path
+
+    def create(self) -> None:
+        self.path.mkdir(mode=0o700, parents=True)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A file that has its name only after it was written whole and has reached the disk."""
+        staging = self.path / (name + STAGING_SUFFIX)
+        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
+            yield file
+            os.fsync(descriptor)
+        staging.rename(self.path / name)
+
+    def write_dump(self, dump: Dump) -> None:
+        """The commit point of the dump: the folder's earlier renames are flushed before it."""
+        self._flush()
+        with self.writing(DUMP_FILE) as file:
+            file.write(dump.model_dump_json(indent=1).encode())
+        self._flush()
+
+    def read_dump(self) -> Dump:
+        """Raises TemporaryError `spool_dump_missing`."""
+        try:
+            return Dump.model_validate_json((self.path / DUMP_FILE).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise TemporaryError(
+                "spool_dump_missing", "The dump is not in the spool, or its description is damaged."
+            ) from error
+
+    def part_path(self, index: int) -> Path:
+        return self.path / part_name(index)
+
+    def verified_part(self, part: Part) -> Path:
+        """The part's file after its size and hash were checked. Raises TemporaryError `spool_part_damaged`."""
+        path = self.part_path(part.index)
+        try:
+            size = path.stat().st_size
+            with path.open("rb", buffering=0) as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _damaged(part, "is missing") from error
+        if (size, digest) != (part.size_bytes, part.sha256):
+            raise _damaged(part, "was altered")
+        return path
+
+    def remove(self) -> None:
+        """Remove the prefix, and its job's folder when that is empty; what is gone already is fine."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        try:
+            self.path.parent.rmdir()
+        except OSError:
+            return
+
+    def _flush(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    root: Path
+
+    def prefix(self, job_id: UUID, fence: int) -> Prefix:
+        return Prefix(self.root / str(job_id) / str(fence))
+
+    def remove_older(self, job_id: UUID, fence: int) -> None:
+        """Remove what earlier fences of this job have left."""
+        for path in self._fences(job_id):
+            if int(path.name) < fence:
+                Prefix(path).remove()
+
+    def remove_job(self, job_id: UUID) -> None:
+        shutil.rmtree(self.root / str(job_id), ignore_errors=True)
+
+    def _fences(self, job_id: UUID) -> list[Path]:
+        folder = self.root / str(job_id)
+        return [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+
+
+async def open_spool(url: str, database: Database) -> Spool:
+    """Check that this folder is the one that every service of this database uses.
+
+    Whoever comes first marks the folder, and the database remembers that mark. Raises Fatal when the
+    marks differ, and Unavailable when the database cannot be asked.
+    """
+    root = _folder(url)
+    marker = _marker_of(root)
+    async with database.session() as session:
+        expected: UUID = await session.executor.fetchval(_MARK, marker)
+    if marker != expected:
+        raise Fatal(
+            "SPOOL_URL is not the folder that the other services use: its marker differs from the "
+            "database's. Mount the shared folder; if it was replaced for good, delete the row in "
+            "control_plane.spool."
+        )
+    return Spool(root)
+
+
+def _marker_of(root: Path) -> UUID:
+    """The folder's mark, made now if it has none; two who come at once agree on one."""
+    staging = root / f"{MARKER}.{uuid4()}"
+    staging.write_text(f"{uuid4()}\n", encoding="ascii")
+    try:
+        os.link(staging, root / MARKER)
+    except FileExistsError:
+        pass
+    finally:
+        staging.unlink()
+    return UUID((root / MARKER).read_text(encoding="ascii").strip())
+
+
+def part_name(index: int) -> str:
+    """Zero-padded to five digits, so that names sort as the parts do: 99,999 parts are 1.8 TiB."""
+    return f"part-{index:05d}"
+
+
+def _folder(url: str) -> Path:
+    parsed = urlsplit(url)
+    if parsed.scheme != "file" or parsed.netloc not in {"", "localhost"}:
+        raise Fatal("SPOOL_URL must be a file:// URL with an absolute path, like file:///var/spool/pgferry")
+    root = Path(unquote(parsed.path))
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Fatal(f"SPOOL_URL: the folder cannot be made ({error.strerror}).") from error
+    return root
+
+
+def _damaged(part: Part, how: str) -> TemporaryError:
+    return TemporaryError("spool_part_damaged", f"Part {part.index} {how} in the spool.")

@@ -1,0 +1,148 @@
+"""Sends a file as a document, and brings a document back.
+
+The uploader sends, `pgferry backups fetch` brings back. One `TelegramChatStore` serves one bot.
+"""
+
+import hashlib
+import os
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import telegram
+from telegram import InputFile
+from telegram.request import HTTPXRequest
+
+from shared.contracts.errors import PermanentError, TemporaryError
+from shared.telegram.errors import speaking_to_telegram
+from shared.telegram.window import Window
+
+#: A bot may send 50 MB but gets back only 20 MiB (tdlib/telegram-bot-api, MAX_DOWNLOAD_FILE_SIZE).
+MAX_DOWNLOAD_BYTES = 20 * 1024 * 1024
+
+#: After the body was sent Telegram still copies it to its own store; an early give-up is a duplicate.
+READ_SECONDS = 300.0
+WRITE_SECONDS = 120.0
+CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SentDocument:
+    """Telegram's receipt; ids are valid for the sending bot only."""
+
+    chat_id: int
+    message_id: int
+    file_id: str
+    file_unique_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TelegramChatStore:
+    bot: telegram.Bot
+    downloads: httpx.AsyncClient
+
+    @property
+    def bot_id(self) -> int:
+        return self.bot.id
+
+    async def send(self, path: Path, *, chat_id: int, filename: str, caption: str | None) -> SentDocument:
+        """Send a whole file; memory stays at one 64 KiB piece.
+
+        Raises FloodWait, PermanentError, or TemporaryError (then the message may be there all the same).
+        """
+        size = path.stat().st_size
+        with path.open("rb", buffering=0) as file, speaking_to_telegram(f"take {filename}"):
+            message = await self.bot.send_document(
+                chat_id,
+                InputFile(Window(file, size), filename=filename, read_file_handle=False),  # type: ignore[arg-type]
+                caption=caption,
+                disable_content_type_detection=True,
+                disable_notification=True,
+            )
+        return _receipt(message, chat_id=chat_id, size=size)
+
+    async def fetch(self, file_id: str, target: Path, *, size_bytes: int | None = None) -> str:
+        """Write the document to `target` and return its SHA-256; the caller compares.
+
+        Raises TemporaryError when the document cannot be had now or comes short, PermanentError when
+        Telegram will not give it to this bot.
+        """
+        with speaking_to_telegram("give back a document"):
+            file = await self.bot.get_file(file_id)
+        digest = hashlib.sha256()
+        received = 0
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as output:  # noqa: PTH123 - a descriptor, not a path
+            async for piece in self._pieces(str(file.file_path)):
+                digest.update(piece)
+                received += len(piece)
+                output.write(piece)
+        if size_bytes is not None and received != size_bytes:
+            raise TemporaryError(
+                "telegram_download_short", f"Telegram gave {received} of {size_bytes} bytes of a document."
+            )
+        return digest.hexdigest()
+
+    async def _pieces(self, url: str) -> AsyncIterator[bytes]:
+        """Stream a file link. Its URL holds the token, so no error of the HTTP library is passed on."""
+        try:
+            async with self.downloads.stream("GET", url) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise TemporaryError(
+                        "telegram_download_failed",
+                        f"Telegram answered {response.status_code} to the download of a document.",
+                    )
+                async for piece in response.aiter_bytes():
+                    yield piece
+        except httpx.HTTPError as error:
+            raise TemporaryError(
+                "telegram_download_failed", f"The download of a document broke off: {type(error).__name__}."
+            ) from None
+
+
+@asynccontextmanager
+async def open_telegram(token: str, api_url: str) -> AsyncIterator[TelegramChatStore]:
+    """Speak to `api_url` as the bot of this token; asks `getMe` once.
+
+    Raises PermanentError for a token that Telegram does not know, TemporaryError when it is not reached.
+    """
+    warnings.filterwarnings(
+        "ignore", message=".*retry_after.*", category=telegram.warnings.PTBDeprecationWarning
+    )
+    request = HTTPXRequest(
+        connection_pool_size=16,
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        write_timeout=WRITE_SECONDS,
+        media_write_timeout=WRITE_SECONDS,
+        pool_timeout=None,
+    )
+    base = api_url.rstrip("/")
+    bot = telegram.Bot(token, base_url=f"{base}/bot", base_file_url=f"{base}/file/bot", request=request)
+    timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+    async with httpx.AsyncClient(timeout=timeout) as downloads:
+        with speaking_to_telegram("say who the bot is"):
+            await bot.initialize()
+        try:
+            yield TelegramChatStore(bot, downloads)
+        finally:
+            await bot.shutdown()
+
+
+def _receipt(message: telegram.Message, *, chat_id: int, size: int) -> SentDocument:
+    """Believe only an answer that names the document, its size and the chat."""
+    document = message.document
+    if document is None or document.file_size != size or message.chat.id != chat_id:
+        raise PermanentError(
+            "telegram_wrong_receipt",
+            "Telegram's answer does not show the document that was sent (kind, size or chat differ).",
+        )
+    return SentDocument(
+        chat_id=message.chat.id,
+        message_id=message.message_id,
+        file_id=document.file_id,
+        file_unique_id=document.file_unique_id,
+    )

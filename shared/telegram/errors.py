@@ -1,0 +1,60 @@
+"""What Telegram's answers mean for a job.
+
+Traps kept here: `BadRequest` is a `NetworkError`, so it is caught first; a 404 and a 401 both arrive as
+`InvalidToken`; `retry_after` is an int or a timedelta; the texts of some errors hold the bot's token.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import telegram
+from telegram.error import BadRequest, ChatMigrated, Forbidden, InvalidToken, RetryAfter
+
+from shared.contracts.errors import PermanentError, TemporaryError
+
+
+class FloodWait(Exception):
+    """Telegram asks this chat's sender to wait `seconds`; nothing was stored, and nothing is spent."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"wait {seconds:.0f} s")
+        self.seconds = seconds
+
+
+#: 400s that pass by themselves: Telegram's own "also includes all 5xx and 429 errors".
+_PASSING_400 = "temporarily unavailable"
+
+
+@contextmanager
+def speaking_to_telegram(what: str) -> Iterator[None]:
+    """Translate the library's errors; `what` names the step, e.g. `send a part`."""
+    try:
+        yield
+    except RetryAfter as error:
+        raise FloodWait(_seconds(error.retry_after)) from None
+    except ChatMigrated as error:
+        raise PermanentError(
+            "telegram_chat_migrated",
+            f"The group became a supergroup: set TELEGRAM_CHAT_ID to {error.new_chat_id}.",
+        ) from error
+    except Forbidden as error:
+        raise PermanentError("telegram_forbidden", f"Telegram refused to {what}: {error.message}.") from error
+    except InvalidToken:
+        raise PermanentError(
+            "telegram_token", f"Telegram refused to {what}: the bot token is unknown or revoked."
+        ) from None
+    except BadRequest as error:
+        if _PASSING_400 in error.message.lower():
+            raise TemporaryError("telegram_unavailable", f"Telegram could not {what} now.") from error
+        raise PermanentError(
+            "telegram_bad_request", f"Telegram refused to {what}: {error.message}."
+        ) from error
+    except telegram.error.TelegramError as error:
+        raise TemporaryError(
+            "telegram_unavailable", f"Telegram could not {what}: {type(error).__name__}."
+        ) from error
+
+
+def _seconds(wait: float | timedelta) -> float:
+    return wait.total_seconds() if isinstance(wait, timedelta) else float(wait)
