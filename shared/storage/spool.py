@@ -73,7 +73,7 @@ class Prefix:
         return self.path / part_name(index)
 
     def verified_part(self, part: Part) -> Path:
-        """The part's file after its size and hash were checked. Raises TemporaryError `spool_part_damaged`."""
+        """The part's file, its size and hash checked. Raises TemporaryError `spool_part_damaged`."""
         path = self.part_path(part.index)
         try:
             size = path.stat().st_size
