@@ -142,7 +142,11 @@ class RabbitMqServer:
         self._scratch.close()
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
