@@ -1,0 +1,62 @@
+"""Make tenants to back up: the demo and the tests call this on a database of their own.
+
+Each function makes the schema `tenant_<slug>` and all that is in it, owned by the connection's role, in one
+transaction. Nothing in it refers to an extension or to another schema, so that `pg_dump -n` of the schema
+restores into an empty database. The database's encoding must be UTF8.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncpg
+
+CANARY = "NEIGHBOUR-CANARY"
+"""Stands in the neighbour's rows; a backup of another tenant never contains it."""
+
+_SCRIPTS = Path(__file__).parent
+_ORDERS_PER_MEGABYTE = 1200
+_SENTENCES = 30_000  # more than zstd's window holds, so that they don't compress to nothing
+
+
+async def create_demo_tenant(connection: asyncpg.Connection, *, slug: str, megabytes: int) -> None:
+    """Make a tenant with one of everything, whose plain dump has about so many megabytes (10^6 bytes)."""
+    orders = megabytes * _ORDERS_PER_MEGABYTE
+    async with connection.transaction():
+        await _enter_new_schema(connection, slug)
+        await _set(connection, "sandbox.orders", str(orders))
+        await _set(connection, "sandbox.sentences", str(min(orders + 1, _SENTENCES)))
+        for script in ("demo_tables.sql", "demo_rows.sql", "demo_finish.sql"):
+            await _run(connection, script)
+
+
+async def create_neighbour(connection: asyncpg.Connection, *, slug: str) -> None:
+    """Make a small tenant whose rows all contain the canary."""
+    async with connection.transaction():
+        await _enter_new_schema(connection, slug)
+        await _set(connection, "sandbox.canary", CANARY)
+        await _run(connection, "neighbour.sql")
+
+
+async def create_small_tenant(connection: asyncpg.Connection, *, slug: str, rows: int) -> None:
+    """Make a tenant of three tables, customers, orders and notes, with so many rows in each."""
+    async with connection.transaction():
+        await _enter_new_schema(connection, slug)
+        await _set(connection, "sandbox.rows", str(rows))
+        await _run(connection, "small.sql")
+
+
+async def _enter_new_schema(connection: asyncpg.Connection, slug: str) -> None:
+    schema = await connection.fetchval("SELECT quote_ident($1)", f"tenant_{slug}")
+    await connection.execute(f"CREATE SCHEMA {schema}")
+    await _set(connection, "search_path", schema)
+
+
+async def _set(connection: asyncpg.Connection, name: str, value: str) -> None:
+    await connection.execute("SELECT set_config($1, $2, true)", name, value)
+
+
+async def _run(connection: asyncpg.Connection, script: str) -> None:
+    await connection.execute((_SCRIPTS / script).read_text(encoding="utf-8"))
