@@ -1,0 +1,61 @@
+"""Runs the stages: one thread each, one pipe between two, one verdict for all.
+
+Called by `services.exporter.export` with the read end of pg_dump's output.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
+
+from services.exporter.stages import Stage
+
+#: A pipe of 64 KiB makes writer and reader wake each other 16 times as often.
+PIPE_BYTES = 1024 * 1024
+
+
+def open_pipe() -> tuple[FileIO, FileIO]:
+    """A pipe as (read end, write end), closed in children."""
+    read_end, write_end = os.pipe()
+    with contextlib.suppress(PermissionError):  # the user's limit on pipe memory is used up
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return FileIO(read_end, "rb"), FileIO(write_end, "wb")
+
+
+async def run_stages(stages: Sequence[Stage], source: FileIO) -> None:
+    """Pass `source` through all stages. Returns when every thread has ended.
+
+    Raises the error of the stage that failed first of itself; a stage that merely lost its neighbour
+    (BrokenPipeError) is not the cause. If this is cancelled, the caller must have ended what feeds
+    `source`, since threads end only with their input.
+    """
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(max_workers=len(stages), thread_name_prefix="stage") as threads:
+        runs = []
+        for stage in stages:
+            next_source, sink = open_pipe()
+            runs.append(loop.run_in_executor(threads, _run, stage, source, sink))
+            source = next_source
+        source.close()
+        errors = await _all_ended(runs)
+    for error in sorted(errors, key=lambda error: isinstance(error, BrokenPipeError)):
+        raise error
+
+
+async def _all_ended(runs: Sequence[asyncio.Future[None]]) -> list[BaseException]:
+    """Wait for every thread, also when cancelled in between: they use the files of the caller."""
+    ended = asyncio.gather(*runs, return_exceptions=True)
+    try:
+        results = await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        await ended
+        raise
+    return [result for result in results if result is not None]
+
+
+def _run(stage: Stage, source: FileIO, sink: FileIO) -> None:
+    with source, sink:
+        stage(source, sink)

@@ -1,0 +1,70 @@
+"""The exporter's settings; see `shared.runtime.settings` for how they are read."""
+
+from typing import Annotated, Self
+
+import pyrage
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import NoDecode
+
+from shared.runtime.settings import WorkerSettings
+
+MIB = 1024 * 1024
+
+
+class ExporterSettings(WorkerSettings):
+    tenant_database_url: str | None = Field(
+        default=None, alias="TENANT_DATABASE_URL", pattern=r"^postgres(ql)?://"
+    )
+    """Where the tenants' schemas are, as the read-only dump role; the control plane's unless set."""
+
+    spool_url: str = Field(alias="SPOOL_URL", pattern=r"^file:///")
+
+    pg_bin_dirs: str = Field(default="/usr/lib/postgresql/*/bin", alias="PG_BIN_DIRS")
+    """Colon-separated globs of folders with `pg_dump`."""
+
+    age_recipients: Annotated[tuple[str, ...], NoDecode] = Field(default=(), alias="PGFERRY_AGE_RECIPIENTS")
+    """Comma-separated age public keys; every dump is encrypted for all of them."""
+
+    allow_unencrypted: bool = Field(default=False, alias="PGFERRY_ALLOW_UNENCRYPTED")
+
+    slots: int = Field(default=5, ge=1, le=64, alias="PGFERRY_EXPORTER_SLOTS")
+    """Jobs at once in this process."""
+
+    part_size_bytes: int = Field(default=19 * MIB, ge=64 * 1024, le=20 * MIB, alias="PGFERRY_PART_SIZE_BYTES")
+    """Largest part: a bot gets back at most 20 MiB of what it sent."""
+
+    lock_seconds: float = Field(default=30, gt=0, le=600, alias="PGFERRY_LOCK_SECONDS")
+    """How long to wait for a table that somebody alters; longer would queue its readers behind us."""
+
+    dump_seconds: float = Field(default=1800, gt=0, le=86400, alias="PGFERRY_DUMP_SECONDS")
+    """The longest a dump may take."""
+
+    admin_port: int = Field(default=9102, ge=0, le=65535, alias="PGFERRY_ADMIN_PORT")
+
+    @field_validator("age_recipients", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("age_recipients")
+    @classmethod
+    def _recipients_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for number, recipient in enumerate(value, start=1):
+            try:
+                pyrage.x25519.Recipient.from_str(recipient)
+            except pyrage.RecipientError:
+                raise ValueError(f"entry {number} is not an age public key (age1…)") from None
+        return value
+
+    @model_validator(mode="after")
+    def _encrypted_or_said_not_to_be(self) -> Self:
+        if not self.age_recipients and not self.allow_unencrypted:
+            raise ValueError(
+                "PGFERRY_AGE_RECIPIENTS is not set: give the age public keys to encrypt for "
+                "(`pgferry keys generate` makes a pair), or set PGFERRY_ALLOW_UNENCRYPTED=true"
+            )
+        return self
+
+    @property
+    def tenants(self) -> str:
+        return self.tenant_database_url or self.database_url

@@ -1,0 +1,178 @@
+"""The stages that pg_dump's stream passes, each in a thread of its own, joined by pipes.
+
+    pg_dump ─► ReadAndCount ─► compress ─► encrypt ─► Cut ─► spool
+
+A stage reads its source to the end and writes its sink; it holds at most one piece, so memory does not
+grow with the dump. A stage that fails closes both ends: its neighbours stop, and nothing they did counts,
+since success needs every stage to have ended well.
+"""
+
+import hashlib
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import FileIO
+from typing import Protocol
+
+import pyrage
+from isal import isal_zlib
+
+from services.exporter.copy_counter import CopyCounter
+from shared.contracts.job import Compression
+from shared.contracts.manifest import Part, Stream
+from shared.runtime.worker import Progress
+from shared.storage.spool import Prefix, part_name
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import ZstdCompressor
+else:
+    from backports.zstd import ZstdCompressor
+
+PIECE_BYTES = 1024 * 1024
+ZSTD_LEVEL = 3
+GZIP_LEVEL = 1
+GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
+
+#: pg_dump ends a plain dump with this line; a `\unrestrict` line may follow it.
+_COMPLETION = b"\n-- PostgreSQL database dump complete\n"
+_TAIL_BYTES = 512
+
+
+class Stage(Protocol):
+    """Reads `source` to its end and writes `sink`; the caller closes both."""
+
+    def __call__(self, source: FileIO, sink: FileIO) -> None: ...
+
+
+@dataclass(slots=True)
+class ReadAndCount:
+    """Counts rows and bytes of the plain stream, hashes it, and keeps its end."""
+
+    progress: Progress
+    counter: CopyCounter = field(default_factory=CopyCounter)
+    size_bytes: int = 0
+    _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    _tail: bytes = b""
+
+    def __call__(self, source: FileIO, sink: FileIO) -> None:
+        piece = bytearray(PIECE_BYTES)
+        view = memoryview(piece)
+        while size := source.readinto(view):
+            self.counter.feed(piece, size)
+            self._digest.update(view[:size])
+            self._tail = (self._tail + view[max(0, size - _TAIL_BYTES) : size])[-_TAIL_BYTES:]
+            self.size_bytes += size
+            self.progress.counts["plain_bytes"] = self.size_bytes
+            write_all(sink, view[:size])
+
+    @property
+    def plain(self) -> Stream:
+        return Stream(size_bytes=self.size_bytes, sha256=self._digest.hexdigest())
+
+    @property
+    def complete(self) -> bool:
+        """The stream ended where pg_dump ends it, and not inside a table's data."""
+        return _COMPLETION in self._tail and not self.counter.in_data
+
+
+def compress_zstd(source: FileIO, sink: FileIO) -> None:
+    compressor = ZstdCompressor(level=ZSTD_LEVEL)
+    _transform(source, sink, compressor.compress, compressor.flush)
+
+
+def compress_gzip(source: FileIO, sink: FileIO) -> None:
+    compressor = isal_zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW_BITS)
+    _transform(source, sink, compressor.compress, compressor.flush)
+
+
+COMPRESS: dict[Compression, Stage | None] = {
+    Compression.ZSTD: compress_zstd,
+    Compression.GZIP: compress_gzip,
+    Compression.NONE: None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Encrypt:
+    """age, for every recipient; the GIL is held for one 64 KiB chunk at a time."""
+
+    recipients: Sequence[str]
+
+    def __call__(self, source: FileIO, sink: FileIO) -> None:
+        pyrage.encrypt_io(source, sink, parsed_recipients(self.recipients))
+
+
+@dataclass(slots=True)
+class Cut:
+    """Writes the stored stream to the spool in parts, and hashes parts and whole."""
+
+    prefix: Prefix
+    part_size_bytes: int
+    progress: Progress
+    parts: list[Part] = field(default_factory=list)
+    size_bytes: int = 0
+    _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def __call__(self, source: FileIO, _sink: FileIO) -> None:
+        buffer = memoryview(bytearray(PIECE_BYTES))
+        first = buffer[: source.readinto(buffer[: part_limit(0, self.part_size_bytes)])]
+        while first:
+            self._write_part(source, buffer, first)
+            limit = part_limit(len(self.parts), self.part_size_bytes)
+            first = buffer[: source.readinto(buffer[:limit])]
+
+    @property
+    def stored(self) -> Stream:
+        return Stream(size_bytes=self.size_bytes, sha256=self._digest.hexdigest())
+
+    def _write_part(self, source: FileIO, buffer: memoryview, first: memoryview) -> None:
+        """Write one part; `first` is its beginning, so an empty part is never begun."""
+        index = len(self.parts)
+        limit = part_limit(index, self.part_size_bytes)
+        digest = hashlib.sha256()
+        size = 0
+        with self.prefix.writing(part_name(index)) as file:
+            piece = first
+            while piece:
+                digest.update(piece)
+                self._digest.update(piece)
+                write_all(file, piece)
+                size += len(piece)
+                piece = buffer[: source.readinto(buffer[: limit - size])]
+        self.size_bytes += size
+        self.progress.counts["stored_bytes"] = self.size_bytes
+        self.parts.append(Part(index=index, size_bytes=size, sha256=digest.hexdigest()))
+
+
+def part_limit(index: int, part_size_bytes: int) -> int:
+    """The largest size of part `index`: Telegram throttles uploads of equal size, so sizes differ.
+
+    At 19 MiB the step is 4 KiB; smaller parts, as tests use, step in proportion.
+    """
+    return part_size_bytes - (part_size_bytes // 4864) * (index % 64)
+
+
+def parsed_recipients(recipients: Sequence[str]) -> list["pyrage.x25519.Recipient"]:
+    return [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
+
+
+def write_all(sink: FileIO, piece: memoryview | bytes) -> None:
+    """An unbuffered write may take less than it was given."""
+    view = memoryview(piece)
+    while view:
+        view = view[sink.write(view) or 0 :]
+
+
+def _transform(
+    source: FileIO, sink: FileIO, step: Callable[[memoryview], bytes], end: Callable[[], bytes]
+) -> None:
+    for piece in _pieces(source):
+        write_all(sink, step(piece))
+    write_all(sink, end())
+
+
+def _pieces(source: FileIO) -> Iterator[memoryview]:
+    view = memoryview(bytearray(PIECE_BYTES))
+    while size := source.readinto(view):
+        yield view[:size]
