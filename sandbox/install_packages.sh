@@ -9,7 +9,7 @@ mark='# written by pgferry for the time of one apt-get'
 log=$(mktemp)
 before=$(mktemp)
 
-enabled_units() { find /etc/systemd/system /etc/systemd/user /etc/rc[2-5].d -name '[!K]*' -type l 2>/dev/null | sort; }
+enabled_units() { find /etc/systemd/system /etc/systemd/user /etc/rc[S2-5].d -name '[!K]*' -type l 2>/dev/null | sort; }
 
 forbid_starting() {
     # A run that was killed leaves the mark; what it had set aside is still there and must not be overwritten.
