@@ -1,0 +1,128 @@
+"""Reads a call's parameters from query, urlencoded, JSON or multipart; `app` hands them to `methods`.
+
+File parts are streamed to disk, so that memory does not grow with their size.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from aiohttp import BodyPartReader, web
+
+from sandbox.bot_api.errors import MAX_BODY_BYTES, bad_request, entity_too_large
+
+_CHUNK_BYTES: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A received file; `path` lasts until the call is answered unless the store has moved it."""
+
+    path: Path
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    values: dict[str, str] = field(default_factory=dict)
+    uploads: dict[str, Upload] = field(default_factory=dict)
+
+    def text(self, name: str) -> str:
+        """The parameter as sent, "" if it is absent."""
+        return self.values.get(name, "")
+
+    def integer(self, name: str) -> int | None:
+        try:
+            return int(self.text(name))
+        except ValueError:
+            return None
+
+    def file(self, name: str) -> Upload | None:
+        """The upload in the field itself, or in the field that its attach:// value names."""
+        scheme, separator, attached = self.text(name).partition("://")
+        if scheme == "attach" and separator:
+            return self.uploads.get(attached)
+        return self.uploads.get(name)
+
+
+def refuse_oversized(request: web.BaseRequest) -> None:
+    """Raise ApiError 413 if the body is announced, or has turned out, to be over the limit."""
+    if max(request.content_length or 0, request.content.total_bytes) > MAX_BODY_BYTES:
+        raise entity_too_large()
+
+
+@asynccontextmanager
+async def received(request: web.Request, incoming: Path) -> AsyncIterator[Parameters]:
+    """Read the whole request; files that nobody took over are deleted at the end.
+
+    Raises ApiError 400 for a body that cannot be parsed, 413 for one that is too large.
+    """
+    parameters = Parameters(values=dict(request.query))
+    directory = tempfile.TemporaryDirectory(dir=incoming)
+    try:
+        await _read_body(request, parameters, Path(directory.name))
+        yield parameters
+    finally:
+        directory.cleanup()
+
+
+async def _read_body(request: web.Request, parameters: Parameters, directory: Path) -> None:
+    match request.content_type:
+        case "multipart/form-data":
+            await _read_multipart(request, parameters, directory)
+        case "application/json":
+            parameters.values.update(_from_json(await request.read()))
+        case "application/x-www-form-urlencoded":
+            form = await request.post()
+            parameters.values.update({name: str(value) for name, value in form.items()})
+
+
+def _from_json(body: bytes) -> Mapping[str, str]:
+    try:
+        content = json.loads(body or b"{}")
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise bad_request("JSON object expected")
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in content.items()}
+
+
+async def _read_multipart(request: web.Request, parameters: Parameters, directory: Path) -> None:
+    try:
+        async for part in await request.multipart():
+            if isinstance(part, BodyPartReader) and part.name is not None:
+                await _read_part(request, part, parameters, directory)
+    except ValueError as error:
+        raise bad_request("can't parse the multipart body") from error
+    refuse_oversized(request)
+
+
+async def _read_part(
+    request: web.Request, part: BodyPartReader, parameters: Parameters, directory: Path
+) -> None:
+    name = part.name or ""
+    if part.filename is None:
+        parameters.values[name] = (await part.read()).decode()
+        return
+    path = directory / str(len(parameters.uploads))
+    size, sha256 = await _stream(request, part, path)
+    parameters.uploads[name] = Upload(path, part.filename, size, sha256)
+
+
+async def _stream(request: web.Request, part: BodyPartReader, path: Path) -> tuple[int, str]:
+    """Write the part to `path`; return its size in bytes and its SHA-256."""
+    digest = hashlib.sha256()
+    # Plain writes go to the page cache: a thread per chunk would cost more than it frees.
+    with path.open("wb") as file:
+        while chunk := await part.read_chunk(_CHUNK_BYTES):
+            refuse_oversized(request)
+            digest.update(chunk)
+            file.write(chunk)
+        return file.tell(), digest.hexdigest()

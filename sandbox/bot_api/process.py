@@ -1,0 +1,159 @@
+"""Runs the stand-in as a child process; the demo and the integration tests use it.
+
+Everything here is synchronous: calls are short, and the server is another process.
+"""
+
+import json
+import select
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self, cast
+
+from sandbox.bot_api.store import StoredMessage
+
+_REPOSITORY: Final = Path(__file__).parents[2]
+_WITH_ITS_PARENT: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "--")
+_START_SECONDS: Final = 20.0
+_STOP_SECONDS: Final = 10.0
+_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Never through a proxy of the environment: the server is on loopback."""
+
+
+class BotApi:
+    """One stand-in and its directory; the kernel kills it when the thread that started it ends."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        tokens: Sequence[str],
+        chats: Sequence[int],
+        messages_per_window: int = 20,
+        window_seconds: float = 60,
+    ) -> None:
+        self._options = [
+            f"--directory={directory}",
+            *(f"--token={token}" for token in tokens),
+            *(f"--chat={chat}" for chat in chats),
+            f"--messages-per-window={messages_per_window}",
+            f"--window-seconds={window_seconds}",
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def base_url(self) -> str:
+        """What python-telegram-bot puts in front of token and method."""
+        return f"{self.url}/bot"
+
+    @property
+    def base_file_url(self) -> str:
+        return f"{self.url}/file/bot"
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    def start(self) -> None:
+        """Return when the server listens; after the first time on the same port again."""
+        options = [*self._options, f"--port={self._port}"]
+        self._process = subprocess.Popen(
+            [*_WITH_ITS_PARENT, sys.executable, "-m", "sandbox.bot_api", *options],
+            stdout=subprocess.PIPE,
+            cwd=_REPOSITORY,
+        )
+        try:
+            self._port = int(json.loads(self._first_line())["port"])
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> int:
+        """End the process by SIGTERM; return its exit code."""
+        process = self._running()
+        process.terminate()
+        try:
+            return process.wait(_STOP_SECONDS)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process at once, as a crash would; nothing happens if it has ended."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.communicate()
+        self._process = None
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def messages(self, chat_id: int) -> list[StoredMessage]:
+        """Every message ever stored in the chat, by id."""
+        stored = json.loads(self._ask(f"/inspect/messages?chat_id={chat_id}"))
+        return [StoredMessage(**fields) for fields in stored]
+
+    def calls(self) -> dict[str, dict[int, int]]:
+        """Answers since the process started, by method ("file" for downloads) and HTTP status."""
+        counts = json.loads(self._ask("/inspect/calls"))
+        return {name: {int(status): n for status, n in by.items()} for name, by in counts.items()}
+
+    def held(self, method: str) -> int:
+        """How many calls of the method wait for `release` now."""
+        return int(json.loads(self._ask("/inspect/held")).get(method, 0))
+
+    def hold_after(self, method: str, count: int) -> None:
+        """After `count` more successes, let calls of the method wait, body read and nothing stored."""
+        self._turn("hold-after", method=method, count=count)
+
+    def release(self) -> None:
+        """End all holds; waiting calls go on."""
+        self._turn("release")
+
+    def flood(self, method: str, *, times: int, retry_after: int) -> None:
+        """Answer the next `times` calls of the method with 429."""
+        self._turn("flood", method=method, times=times, retry_after=retry_after)
+
+    def advance_clock(self, seconds: float) -> None:
+        """Move the server's clock forward; a restart does not move it back."""
+        self._turn("clock", advance_seconds=seconds)
+
+    def _first_line(self) -> bytes:
+        process = self._running()
+        output = cast("IO[bytes]", process.stdout)
+        if not select.select([output], [], [], _START_SECONDS)[0]:
+            raise TimeoutError(f"the Bot API stand-in did not listen within {_START_SECONDS} s")
+        line = output.readline()
+        if not line:
+            raise RuntimeError(f"the Bot API stand-in ended with code {process.wait(_STOP_SECONDS)}")
+        return line
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the Bot API stand-in is not running")
+        return self._process
+
+    def _turn(self, knob: str, **values: object) -> None:
+        self._ask(f"/knobs/{knob}", json.dumps(values).encode())
+
+    def _ask(self, path: str, body: bytes | None = None) -> bytes:
+        with _OPENER.open(self.url + path, body, timeout=_STOP_SECONDS) as answer:
+            return cast("bytes", answer.read())

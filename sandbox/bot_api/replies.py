@@ -1,0 +1,99 @@
+"""The JSON shapes of answers: the envelope around them and the objects inside.
+
+`app` wraps, `methods` fills.
+"""
+
+from typing import Final
+
+from aiohttp import web
+
+from sandbox.bot_api.errors import ApiError
+from sandbox.bot_api.store import StoredFile, StoredMessage, unique_id
+
+_RIGHTS_OF_A_BOT: Final = {
+    "can_be_edited": False,
+    "is_anonymous": False,
+    "can_manage_chat": True,
+    "can_delete_messages": True,
+    "can_manage_video_chats": False,
+    "can_restrict_members": False,
+    "can_promote_members": False,
+    "can_change_info": False,
+    "can_invite_users": False,
+    "can_post_stories": False,
+    "can_edit_stories": False,
+    "can_delete_stories": False,
+    "can_post_messages": True,
+    "can_edit_messages": True,
+}
+_REQUIRED_OF_A_FULL_CHAT: Final = {
+    "accent_color_id": 0,
+    "max_reaction_count": 11,
+    "accepted_gift_types": {
+        "unlimited_gifts": False,
+        "limited_gifts": False,
+        "unique_gifts": False,
+        "premium_subscription": False,
+        "gifts_from_channels": False,
+    },
+}
+
+
+def success(result: object) -> web.Response:
+    return web.json_response({"ok": True, "result": result})
+
+
+def failure(error: ApiError) -> web.Response:
+    body: dict[str, object] = {"ok": False, "error_code": error.code, "description": error.description}
+    headers = {}
+    if error.retry_after is not None:
+        body["parameters"] = {"retry_after": error.retry_after}
+        headers["Retry-After"] = str(error.retry_after)
+    return web.json_response(body, status=error.code, headers=headers)
+
+
+def user(bot_id: int) -> dict[str, object]:
+    return {"id": bot_id, "is_bot": True, "first_name": "Sandbox", "username": f"sandbox_{bot_id}_bot"}
+
+
+def chat(chat_id: int) -> dict[str, object]:
+    return {"id": chat_id, "title": f"Sandbox {chat_id}", "type": "channel"}
+
+
+def full_chat(chat_id: int, pinned: StoredMessage | None) -> dict[str, object]:
+    """The chat with everything that python-telegram-bot insists on."""
+    shown = {} if pinned is None else {"pinned_message": message(pinned)}
+    return {**chat(chat_id), **_REQUIRED_OF_A_FULL_CHAT, **shown}
+
+
+def administrator(bot_id: int) -> dict[str, object]:
+    return {"status": "administrator", "user": user(bot_id), **_RIGHTS_OF_A_BOT}
+
+
+def message(stored: StoredMessage) -> dict[str, object]:
+    """A channel post with its document."""
+    document = {
+        "file_name": stored.file_name,
+        "mime_type": "application/octet-stream",
+        "file_id": stored.file_id,
+        "file_unique_id": unique_id(stored.sha256),
+        "file_size": stored.file_size,
+    }
+    caption = {"caption": stored.caption} if stored.caption else {}
+    return {
+        "message_id": stored.message_id,
+        "sender_chat": chat(stored.chat_id),
+        "chat": chat(stored.chat_id),
+        "date": stored.date,
+        "document": document,
+        **caption,
+    }
+
+
+def file(stored: StoredFile) -> dict[str, object]:
+    return {
+        "file_id": stored.file_id,
+        "file_unique_id": unique_id(stored.sha256),
+        "file_size": stored.size,
+        "file_path": stored.path,
+    }
