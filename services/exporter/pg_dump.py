@@ -38,7 +38,8 @@ class Client:
 
 def find_clients(bin_dirs: str) -> list[Client]:
     """Every pg_dump under the colon-separated globs. Raises Fatal when there is none."""
-    programs = [Path(found, "pg_dump") for part in bin_dirs.split(":") for found in sorted(glob.glob(part))]
+    folders = [found for pattern in bin_dirs.split(":") for found in sorted(glob.glob(pattern))]  # noqa: PTH207 - absolute
+    programs = [Path(folder, "pg_dump") for folder in folders]
     clients = [_client(program) for program in programs if os.access(program, os.X_OK)]
     if not clients:
         raise Fatal(f"No pg_dump in PG_BIN_DIRS ({bin_dirs}): install the PostgreSQL client programs.")

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 
@@ -25,12 +25,12 @@ def open_pipe() -> tuple[FileIO, FileIO]:
     return FileIO(read_end, "rb"), FileIO(write_end, "wb")
 
 
-async def run_stages(stages: Sequence[Stage], source: FileIO) -> None:
+async def run_stages(stages: Sequence[Stage], source: FileIO, *, stop: Callable[[], None]) -> None:
     """Pass `source` through all stages. Returns when every thread has ended.
 
-    Raises the error of the stage that failed first of itself; a stage that merely lost its neighbour
-    (BrokenPipeError) is not the cause. If this is cancelled, the caller must have ended what feeds
-    `source`, since threads end only with their input.
+    `stop` ends what feeds `source`; it is called when a stage fails and when this is cancelled, since
+    threads end only with their input. Raises the error of the stage that failed of itself: one that
+    merely lost its neighbour (BrokenPipeError) is not the cause.
     """
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(max_workers=len(stages), thread_name_prefix="stage") as threads:
@@ -40,20 +40,15 @@ async def run_stages(stages: Sequence[Stage], source: FileIO) -> None:
             runs.append(loop.run_in_executor(threads, _run, stage, source, sink))
             source = next_source
         source.close()
-        errors = await _all_ended(runs)
+        try:
+            await asyncio.wait(runs, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            if not all(run.done() and run.exception() is None for run in runs):
+                stop()
+            await asyncio.wait(runs)
+    errors = [error for run in runs if (error := run.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, BrokenPipeError)):
         raise error
-
-
-async def _all_ended(runs: Sequence[asyncio.Future[None]]) -> list[BaseException]:
-    """Wait for every thread, also when cancelled in between: they use the files of the caller."""
-    ended = asyncio.gather(*runs, return_exceptions=True)
-    try:
-        results = await asyncio.shield(ended)
-    except asyncio.CancelledError:
-        await ended
-        raise
-    return [result for result in results if result is not None]
 
 
 def _run(stage: Stage, source: FileIO, sink: FileIO) -> None:

@@ -42,7 +42,7 @@ _TAIL_BYTES = 512
 class Stage(Protocol):
     """Reads `source` to its end and writes `sink`; the caller closes both."""
 
-    def __call__(self, source: FileIO, sink: FileIO) -> None: ...
+    def __call__(self, source: FileIO, sink: FileIO, /) -> None: ...
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
     Failure
     ├── PermanentError      trying again cannot help
     ├── TemporaryError      may pass: try again later, at the cost of an attempt
+    │   └── DumpLost        the spool no longer has the dump: make it again
     └── Unavailable         a dependency is down: hand the job back, at no cost
     LeaseLost               another worker owns the job: stop, delete output, change nothing
 
@@ -30,6 +31,10 @@ class TemporaryError(Failure):
     def __init__(self, code: str, sentence: str, *, retry_after: float | None = None) -> None:
         super().__init__(code, sentence)
         self.retry_after = retry_after
+
+
+class DumpLost(TemporaryError):
+    """Parts are missing from the spool or were altered there: the job begins again at the dump."""
 
 
 class Unavailable(Failure):

@@ -6,7 +6,7 @@ Called by the worker of each service (`shared.runtime.worker`); the answer is ca
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shared.contracts.errors import Failure, PermanentError, TemporaryError, Unavailable
+from shared.contracts.errors import DumpLost, Failure, PermanentError, TemporaryError, Unavailable
 
 #: Seconds before the 2nd, the 3rd and any later attempt.
 RETRY_DELAYS_SECONDS = (10.0, 60.0, 300.0)
@@ -21,6 +21,8 @@ class RetryAt:
     delay_seconds: float
     code: str
     sentence: str
+    from_dump: bool = False
+    """Begin at the dump, whichever half failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def verdict(
         return Dead(code, sentence)
     wait = delay_before(attempts + 1) * scale * spread(1 - JITTER, 1 + JITTER)
     asked = error.retry_after if isinstance(error, TemporaryError) and error.retry_after else 0.0
-    return RetryAt(max(wait, asked), code, sentence)
+    return RetryAt(max(wait, asked), code, sentence, from_dump=isinstance(error, DumpLost))
 
 
 def delay_before(attempt: int) -> float:

@@ -4,11 +4,33 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
+
+from shared.runtime import logs
+from shared.runtime.settings import ServiceSettings, SettingsError, load
+
+AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
 
 class Fatal(Exception):
     """The process cannot do its work and a restart by itself will not help; the text says what will."""
+
+
+def start_service(
+    name: str,
+    settings_class: type[AnySettings],
+    main: Callable[[AnySettings, asyncio.Event], Coroutine[Any, Any, None]],
+) -> int:
+    """Read the settings, set up logging, run; returns the exit code (2 for wrong settings)."""
+    try:
+        settings = load(settings_class)
+    except SettingsError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"pgferry {name}: {problem}\n")
+        return 2
+    logs.configure(service=name, level=settings.log_level, secrets=settings.secrets())
+    return run(partial(main, settings))
 
 
 def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from shared.contracts.envelope import Envelope, HeaderValue, dead_letter, envelope_of
-from shared.contracts.job import HALVES, Claim, StageGroup
+from shared.contracts.job import HALVES, Claim, Stage, StageGroup
 from shared.contracts.messages import BackupFailed, ExportRequested
 from shared.contracts.topology import dead_key
 from shared.contracts.verdict import Dead, HandBack, RetryAt
@@ -36,10 +36,11 @@ class Attempts:
             await session.jobs.renew(claim, progress=progress)
 
     async def retry(self, claim: Claim, retry: RetryAt) -> None:
-        await self._put_back(claim, retry, give_back=False)
+        stage = Stage.QUEUED if retry.from_dump else HALVES[self.group].waiting
+        await self._put_back(claim, retry, stage=stage, give_back=False)
 
     async def hand_back(self, claim: Claim, hand_back: HandBack) -> None:
-        await self._put_back(claim, hand_back, give_back=True)
+        await self._put_back(claim, hand_back, stage=HALVES[self.group].waiting, give_back=True)
 
     async def bury(self, claim: Claim, dead: Dead) -> None:
         async with self.database.transaction() as transaction:
@@ -47,11 +48,13 @@ class Attempts:
             await transaction.outbox.add(_failed_event(job, claim))
             await transaction.outbox.add(self._dead_letter(job, claim))
 
-    async def _put_back(self, claim: Claim, end: RetryAt | HandBack, *, give_back: bool) -> None:
+    async def _put_back(
+        self, claim: Claim, end: RetryAt | HandBack, *, stage: Stage, give_back: bool
+    ) -> None:
         async with self.database.session() as session:
             await session.jobs.retry(
                 claim,
-                stage=HALVES[self.group].waiting,
+                stage=stage,
                 delay_seconds=end.delay_seconds,
                 code=end.code,
                 sentence=end.sentence,

@@ -197,6 +197,7 @@ class Jobs:
         await self._fenced(
             _RETRY, claim.job_id, claim.fence, stage.value, delay_seconds, code, sentence, returned
         )
+        self.waits_for_dump = stage is Stage.QUEUED
 
     async def failed(self, claim: Claim, *, code: str, sentence: str) -> Job:
         record = await self._executor.fetchrow(_FAILED, claim.job_id, claim.fence, code, sentence)

@@ -11,20 +11,21 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
-from shared.contracts.errors import TemporaryError
+from shared.contracts.errors import DumpLost
 from shared.contracts.manifest import Dump, Part
 from shared.runtime.process import Fatal
 from shared.storage.database import Database
 
 MARKER = ".pgferry-spool"
 DUMP_FILE = "dump.json"
+MANIFEST_FILE = "manifest.json"
 STAGING_SUFFIX = ".staging"
 
 _MARK = """
@@ -44,11 +45,11 @@ class Prefix:
         self.path.mkdir(mode=0o700, parents=True)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[BinaryIO]:
+    def writing(self, name: str) -> Iterator[FileIO]:
         """A file that has its name only after it was written whole and has reached the disk."""
         staging = self.path / (name + STAGING_SUFFIX)
         descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
+        with FileIO(descriptor, "wb") as file:
             yield file
             os.fsync(descriptor)
         staging.rename(self.path / name)
@@ -61,20 +62,26 @@ class Prefix:
         self._flush()
 
     def read_dump(self) -> Dump:
-        """Raises TemporaryError `spool_dump_missing`."""
+        """Raises DumpLost `spool_dump_missing`."""
         try:
             return Dump.model_validate_json((self.path / DUMP_FILE).read_bytes())
         except (OSError, ValidationError) as error:
-            raise TemporaryError(
+            raise DumpLost(
                 "spool_dump_missing", "The dump is not in the spool, or its description is damaged."
             ) from error
 
-    def part_path(self, index: int) -> Path:
-        return self.path / part_name(index)
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / MANIFEST_FILE
+
+    def write_manifest(self, content: bytes) -> None:
+        with self.writing(MANIFEST_FILE) as file:
+            file.write(content)
+        self._flush()
 
     def verified_part(self, part: Part) -> Path:
-        """The part's file, its size and hash checked. Raises TemporaryError `spool_part_damaged`."""
-        path = self.part_path(part.index)
+        """The part's file, its size and hash checked. Raises DumpLost `spool_part_damaged`."""
+        path = self.path / part_name(part.index)
         try:
             size = path.stat().st_size
             with path.open("rb", buffering=0) as file:
@@ -171,5 +178,5 @@ def _folder(url: str) -> Path:
     return root
 
 
-def _damaged(part: Part, how: str) -> TemporaryError:
-    return TemporaryError("spool_part_damaged", f"Part {part.index} {how} in the spool.")
+def _damaged(part: Part, how: str) -> DumpLost:
+    return DumpLost("spool_part_damaged", f"Part {part.index} {how} in the spool.")

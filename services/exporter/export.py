@@ -1,0 +1,212 @@
+"""The use case: turn one claimed job into a dump in the spool, or leave nothing behind.
+
+Called by the worker for each claim. What makes a dump good is decided in `services.exporter.success`.
+"""
+
+import asyncio
+import errno
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from services.exporter import pg_dump
+from services.exporter.copy_counter import UnknownStream
+from services.exporter.describe import Encrypted, describe
+from services.exporter.metrics import observe
+from services.exporter.pipeline import open_pipe, run_stages
+from services.exporter.settings import ExporterSettings
+from services.exporter.snapshot import (
+    Identity,
+    Probe,
+    Snapshot,
+    hold_snapshot,
+    open_tenant,
+    speaking_to_tenant,
+)
+from services.exporter.stages import COMPRESS, Cut, Encrypt, ReadAndCount, Stage
+from services.exporter.success import Streamed, require_whole
+from shared.contracts.envelope import envelope_of
+from shared.contracts.errors import Failure, LeaseLost, PermanentError, TemporaryError, Unavailable
+from shared.contracts.job import Claim, Format, schema_of
+from shared.contracts.manifest import Dump
+from shared.contracts.messages import DumpReady
+from shared.runtime.worker import Progress
+from shared.storage.database import Database
+from shared.storage.projects import slug_of
+from shared.storage.spool import Prefix, Spool
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    database: Database
+    spool: Spool
+    clients: Sequence[pg_dump.Client]
+    settings: ExporterSettings
+
+    async def __call__(self, claim: Claim, progress: Progress) -> None:
+        """Dump, then record and announce it together. Raises a Failure, or LeaseLost."""
+        _require_supported(claim)
+        schema = schema_of(await slug_of(self.database, claim.project_id))
+        prefix = self.spool.prefix(claim.job_id, claim.fence)
+        await asyncio.to_thread(self.spool.remove_older, claim.job_id, claim.fence)
+        try:
+            dump = await self._unless_swapped(claim, schema, prefix, progress)
+            await asyncio.to_thread(prefix.write_dump, dump)
+        except BaseException:
+            await asyncio.to_thread(prefix.remove)
+            raise
+        await self._record(claim, dump, prefix)
+        observe(dump)
+        log.info("dumped", bytes=dump.plain.size_bytes, stored_bytes=dump.stored.size_bytes, rows=dump.rows)
+
+    async def _record(self, claim: Claim, dump: Dump, prefix: Prefix) -> None:
+        """One transaction makes the dump visible. If its outcome is unknown, the files must stay."""
+        ready = DumpReady(job_id=claim.job_id, project_id=claim.project_id, dump_fence=claim.fence)
+        envelope = envelope_of(
+            ready, message_type=DumpReady.type, correlation_id=claim.job_id, traceparent=claim.traceparent
+        )
+        try:
+            async with self.database.transaction() as transaction:
+                await transaction.jobs.dumped(claim, dump)
+                await transaction.parts.supersede_older(claim)
+                await transaction.outbox.add(envelope)
+        except LeaseLost:
+            await asyncio.to_thread(prefix.remove)
+            raise
+
+    async def _unless_swapped(self, claim: Claim, schema: str, prefix: Prefix, progress: Progress) -> Dump:
+        """Dump while the name means the same schema, looked at from outside before and after.
+
+        After a swap, dump and count can both see the new schema's empty tables and agree.
+        """
+        async with open_tenant(self.settings.tenants, claim) as connection:
+            probe = Probe(connection, schema)
+            with speaking_to_tenant():
+                ended = await probe.end_older_sessions(claim)
+                before = await probe.identity()
+            log.debug("earlier sessions ended", sessions=ended)
+            try:
+                dump = await self._in_time(claim, probe, prefix, progress)
+            except Unavailable:
+                raise
+            except Failure as error:
+                await _require_same_schema(probe, before, cause=error)
+                raise
+            await _require_same_schema(probe, before)
+            return dump
+
+    async def _in_time(self, claim: Claim, probe: Probe, prefix: Prefix, progress: Progress) -> Dump:
+        try:
+            async with asyncio.timeout(self.settings.dump_seconds) as limit:
+                return await self._in_snapshot(claim, probe, prefix, progress)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise PermanentError(
+                "time_limit",
+                f"The dump took longer than {self.settings.dump_seconds:g} s (PGFERRY_DUMP_SECONDS).",
+            ) from error
+
+    async def _in_snapshot(self, claim: Claim, probe: Probe, prefix: Prefix, progress: Progress) -> Dump:
+        started = time.monotonic()
+        with speaking_to_tenant():
+            tables = await probe.tables()
+        async with (
+            open_tenant(self.settings.tenants, claim) as connection,
+            hold_snapshot(
+                connection,
+                claim,
+                schema=probe.schema,
+                tables=tables,
+                lock_seconds=self.settings.lock_seconds,
+                dump_seconds=self.settings.dump_seconds,
+            ) as snapshot,
+        ):
+            command = self._command(claim, snapshot)
+            await asyncio.to_thread(prefix.create)
+            streamed, rows = await self._stream_and_count(claim, command, snapshot, prefix, progress)
+            require_whole(streamed, snapshot, rows)
+            return describe(
+                claim,
+                command,
+                snapshot,
+                streamed,
+                rows=rows,
+                encrypted=Encrypted(self.settings.age_recipients),
+                duration_seconds=time.monotonic() - started,
+            )
+
+    async def _stream_and_count(
+        self,
+        claim: Claim,
+        command: pg_dump.DumpCommand,
+        snapshot: Snapshot,
+        prefix: Prefix,
+        progress: Progress,
+    ) -> tuple[Streamed, dict[str, int]]:
+        """The rows are counted in the snapshot beside the dump: before it they would add to its time."""
+        counting = asyncio.create_task(snapshot.count_rows())
+        try:
+            streamed = await self._stream(claim, command, prefix, progress)
+            return streamed, await counting
+        finally:
+            counting.cancel()
+            await asyncio.gather(counting, return_exceptions=True)
+
+    async def _stream(
+        self, claim: Claim, command: pg_dump.DumpCommand, prefix: Prefix, progress: Progress
+    ) -> Streamed:
+        plain = ReadAndCount(progress)
+        cut = Cut(prefix, self.settings.part_size_bytes, progress)
+        compress = COMPRESS[claim.options.compression]
+        encrypt = Encrypt(self.settings.age_recipients) if self.settings.age_recipients else None
+        stages: list[Stage] = [stage for stage in (plain, compress, encrypt, cut) if stage is not None]
+        source, output = open_pipe()
+        async with pg_dump.running(command, output) as dump:
+            try:
+                await run_stages(stages, source, stop=dump.kill)
+            except (OSError, UnknownStream) as error:
+                raise _stage_failed(error) from error
+            exit_code, stderr = await dump.ended()
+        return Streamed(plain, cut, exit_code, stderr)
+
+    def _command(self, claim: Claim, snapshot: Snapshot) -> pg_dump.DumpCommand:
+        server_major = snapshot.connection.get_server_version().major
+        return pg_dump.DumpCommand(
+            client=pg_dump.client_for(server_major, self.clients),
+            url=self.settings.tenants,
+            schema=snapshot.schema,
+            snapshot=snapshot.id,
+            lock_seconds=self.settings.lock_seconds,
+            application_name=claim.application_name,
+        )
+
+
+def _require_supported(claim: Claim) -> None:
+    if claim.options.format is not Format.SQL:
+        raise PermanentError("format_not_supported", "This version exports format 'sql' only; ask for that.")
+
+
+async def _require_same_schema(probe: Probe, before: Identity, *, cause: Failure | None = None) -> None:
+    """Raises TemporaryError `schema_changed`: the next attempt backs up what has the name then."""
+    with speaking_to_tenant():
+        try:
+            now: Identity | None = await probe.identity()
+        except PermanentError:
+            now = None
+    if now != before:
+        raise TemporaryError(
+            "schema_changed", f"Schema {probe.schema!r} was replaced, renamed or altered during the dump."
+        ) from cause
+
+
+def _stage_failed(error: Exception) -> TemporaryError:
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return TemporaryError("spool_full", "The spool has no room for the dump.")
+    if isinstance(error, UnknownStream):
+        return TemporaryError("stream_unknown", f"pg_dump wrote what this version cannot read: {error}.")
+    return TemporaryError("spool_failed", f"The dump could not be written: {error}.")

@@ -1,0 +1,18 @@
+"""The uploader's own metrics."""
+
+from prometheus_client import Counter, Histogram
+
+SENT = Counter("pgferry_telegram_documents_total", "Documents that Telegram took.", labelnames=("kind",))
+SENT_BYTES = Counter("pgferry_telegram_sent_bytes_total", "Bytes of documents that Telegram took.")
+FLOOD_WAITS = Counter("pgferry_telegram_flood_waits_total", "Times that Telegram asked us to wait.")
+FLOOD_WAIT_SECONDS = Counter(
+    "pgferry_telegram_flood_wait_seconds_total", "Seconds that Telegram asked us to wait."
+)
+BACKUP_BYTES = Histogram(
+    "pgferry_backup_size_bytes",
+    "Stored size of recorded backups.",
+    buckets=tuple(4**power * 1024 * 1024 for power in range(8)),
+)
+
+for kind in ("part", "manifest"):
+    SENT.labels(kind)

@@ -1,0 +1,70 @@
+"""Sends one document and keeps its row true: `sending` before the call, `sent` after the answer."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from services.uploader.metrics import FLOOD_WAIT_SECONDS, FLOOD_WAITS, SENT, SENT_BYTES
+from shared.contracts.job import Claim
+from shared.contracts.manifest import Part
+from shared.runtime.startup import until_available
+from shared.storage.database import Database
+from shared.storage.parts import Kind, Sent
+from shared.telegram.client import TelegramChatStore
+from shared.telegram.errors import FloodWait
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    database: Database
+    telegram: TelegramChatStore
+    chat_ids: Sequence[int]
+
+    async def send(
+        self, claim: Claim, kind: Kind, part: Part, *, path: Path, filename: str, caption: str
+    ) -> Sent:
+        """Send the file, waiting as long as Telegram asks: a wait costs no attempt.
+
+        Raises LeaseLost before the call when this worker may not make it, or after it when it may not
+        record it: the successor then sends the document again, and the manifest names that one.
+        """
+        chat_id = self.chat_ids[part.index % len(self.chat_ids)]
+        while True:
+            async with self.database.session() as session:
+                await session.parts.sending(
+                    claim, kind, part.index, bot_id=self.telegram.bot_id, chat_id=chat_id
+                )
+            try:
+                receipt = await self.telegram.send(path, chat_id=chat_id, filename=filename, caption=caption)
+            except FloodWait as wait:
+                await _sit_out(wait)
+                continue
+            sent = Sent(
+                bot_id=self.telegram.bot_id,
+                chat_id=receipt.chat_id,
+                message_id=receipt.message_id,
+                file_id=receipt.file_id,
+                file_unique_id=receipt.file_unique_id,
+            )
+            await until_available(partial(self._record, claim, kind, part, sent))
+            return sent
+
+    async def _record(self, claim: Claim, kind: Kind, part: Part, sent: Sent) -> None:
+        """Worth repeating for as long as the lease lives: without it the document must be sent again."""
+        async with self.database.session() as session:
+            await session.parts.sent(claim, kind, part.index, sent=sent)
+        SENT.labels(kind.value).inc()
+        SENT_BYTES.inc(part.size_bytes)
+
+
+async def _sit_out(wait: FloodWait) -> None:
+    log.info("Telegram asks to wait", seconds=wait.seconds)
+    FLOOD_WAITS.inc()
+    FLOOD_WAIT_SECONDS.inc(wait.seconds)
+    await asyncio.sleep(wait.seconds)

@@ -1,0 +1,125 @@
+"""The use case: send a dump's parts and its manifest, then record the backup.
+
+Called by the worker for each claim. It resumes at the first unsent part of the same dump; the manifest
+goes last, so a backup without one was never finished.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from services.uploader import naming
+from services.uploader.manifest import finished_manifest
+from services.uploader.metrics import BACKUP_BYTES
+from services.uploader.sender import Sender
+from shared.contracts.envelope import envelope_of
+from shared.contracts.errors import LeaseLost
+from shared.contracts.job import Claim
+from shared.contracts.manifest import Dump, Manifest, Part, SentPart
+from shared.contracts.messages import BackupStored
+from shared.runtime.signing import Signer
+from shared.runtime.worker import Progress
+from shared.storage.database import Database
+from shared.storage.parts import Kind, Sent
+from shared.storage.spool import Prefix, Spool
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    database: Database
+    spool: Spool
+    sender: Sender
+    signer: Signer
+
+    async def __call__(self, claim: Claim, progress: Progress) -> None:
+        """Send what is not sent yet, then record. Raises a Failure, or LeaseLost."""
+        prefix = self._prefix(claim)
+        dump = await asyncio.to_thread(prefix.read_dump)
+        parts = await self._send_parts(claim, prefix, dump, progress)
+        manifest, document = await asyncio.to_thread(
+            finished_manifest, claim, prefix, dump, parts, self.signer, self.sender.telegram.bot_id
+        )
+        sent = await self._send_manifest(claim, prefix, dump, document)
+        await self._record(claim, manifest, sent, document)
+        await asyncio.to_thread(self.spool.remove_job, claim.job_id)
+        BACKUP_BYTES.observe(dump.stored.size_bytes)
+        log.info("stored", backup_id=str(manifest.backup_id), parts=len(parts))
+
+    def _prefix(self, claim: Claim) -> Prefix:
+        if claim.dump_fence is None:
+            raise LeaseLost
+        return self.spool.prefix(claim.job_id, claim.dump_fence)
+
+    async def _send_parts(
+        self, claim: Claim, prefix: Prefix, dump: Dump, progress: Progress
+    ) -> list[SentPart]:
+        async with self.database.session() as session:
+            rows = await session.parts.plan(claim, Kind.PART, dump.parts)
+        progress.counts["parts"] = len(rows)
+        done: list[SentPart] = []
+        for row in rows:
+            sent = row.sent or await self._send_part(claim, prefix, dump, row.part)
+            done.append(_sent_part(row.part, sent))
+            progress.counts["parts_sent"] = len(done)
+        return done
+
+    async def _send_part(self, claim: Claim, prefix: Prefix, dump: Dump, part: Part) -> Sent:
+        """Send a part whose bytes in the spool are still those that were written."""
+        path = await asyncio.to_thread(prefix.verified_part, part)
+        return await self.sender.send(
+            claim,
+            Kind.PART,
+            part,
+            path=path,
+            filename=naming.part_document(claim, dump, part.index),
+            caption=naming.caption(claim, dump, f"part {part.index + 1} of {len(dump.parts)}"),
+        )
+
+    async def _send_manifest(self, claim: Claim, prefix: Prefix, dump: Dump, document: Part) -> Sent:
+        async with self.database.session() as session:
+            rows = await session.parts.plan(claim, Kind.MANIFEST, [document])
+        if rows[0].sent is not None:
+            return rows[0].sent
+        return await self.sender.send(
+            claim,
+            Kind.MANIFEST,
+            document,
+            path=prefix.manifest_path,
+            filename=naming.manifest_document(claim, dump),
+            caption=naming.caption(claim, dump, "manifest"),
+        )
+
+    async def _record(self, claim: Claim, manifest: Manifest, sent: Sent, document: Part) -> None:
+        """One transaction: the backup, the job's end, the announcement."""
+        dump = manifest.dump
+        stored = BackupStored(
+            backup_id=manifest.backup_id,
+            job_id=claim.job_id,
+            project_id=claim.project_id,
+            size_bytes=dump.stored.size_bytes,
+            sha256=dump.stored.sha256,
+            parts=len(manifest.parts),
+            tables=dump.tables,
+            rows=dump.rows,
+            stored_at=manifest.created_at,
+        )
+        envelope = envelope_of(
+            stored, message_type=BackupStored.type, correlation_id=claim.job_id, traceparent=claim.traceparent
+        )
+        async with self.database.transaction() as transaction:
+            await transaction.jobs.stored(claim, backup_id=manifest.backup_id)
+            await transaction.backups.add(claim, manifest, sent=sent, sha256=document.sha256)
+            await transaction.outbox.add(envelope)
+
+
+def _sent_part(part: Part, sent: Sent) -> SentPart:
+    return SentPart(
+        **part.model_dump(),
+        chat_id=sent.chat_id,
+        message_id=sent.message_id,
+        file_id=sent.file_id,
+        file_unique_id=sent.file_unique_id,
+    )
