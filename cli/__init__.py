@@ -1,0 +1,1 @@
+"""`pgferry`: what operators type; it also starts the services."""

@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
+from sandbox.bot_api.process import BotApi
 from sandbox.postgres import PostgresServer
 from sandbox.rabbitmq import RabbitMqServer
+from sandbox.stack import ROLES, Stack, make_roles
+from shared.storage.database import Database, open_database
+from shared.storage.migrate import migrate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 _READY_MADE_VHOSTS = 40
+
+BOT_TOKEN = "7000001:AAE-test-token-of-nobody-0123456789abcd"
+CHAT_ID = -1001234567890
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,73 @@ def vhost_url(servers: Servers) -> str:
     vhost = _random_name()
     servers.rabbitmq.add_vhost(vhost)
     return servers.rabbitmq.url(vhost)
+
+
+@pytest.fixture(scope="session")
+def role_passwords() -> dict[str, str]:
+    """The service roles are shared by the whole server, and so are their passwords."""
+    return {role: secrets.token_hex(8) for role in ROLES}
+
+
+@pytest.fixture(scope="session")
+async def control_plane_template(postgres_server: PostgresServer, role_passwords: dict[str, str]) -> str:
+    """A database with the newest control plane and the service roles' rights, to be copied."""
+    name = _random_name()
+    await _execute(postgres_server, f'CREATE DATABASE "{name}"')
+    connection = await asyncpg.connect(postgres_server.url(name))
+    await migrate(connection)
+    await make_roles(connection, role_passwords)
+    await connection.close()
+    return name
+
+
+@pytest.fixture
+async def control_plane_url(postgres_server: PostgresServer, control_plane_template: str) -> AsyncIterator[str]:
+    """The URL of a new database with an empty control plane; it is dropped after the test."""
+    name = _random_name()
+    await _execute(postgres_server, f'CREATE DATABASE "{name}" TEMPLATE "{control_plane_template}"')
+    yield postgres_server.url(name)
+    await _execute(postgres_server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def control_plane(control_plane_url: str) -> AsyncIterator[Database]:
+    """An open control plane."""
+    async with open_database(control_plane_url, name="pgferry-test") as database:
+        yield database
+
+
+@pytest.fixture
+async def connection(control_plane_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """The owner's look at the control plane's database."""
+    connection = await asyncpg.connect(control_plane_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def bot_api(tmp_path: Path) -> Iterator[BotApi]:
+    """A chat that nobody else posts to, without the rule of 20 messages a minute."""
+    api = BotApi(tmp_path / "bot-api", tokens=[BOT_TOKEN], chats=[CHAT_ID], messages_per_window=0)
+    with api:
+        yield api
+
+
+@pytest.fixture
+def stack(
+    tmp_path: Path, control_plane_url: str, vhost_url: str, bot_api: BotApi, role_passwords: dict[str, str]
+) -> Iterator[Stack]:
+    """A private pgferry without running services: a test starts those it needs."""
+    with Stack(
+        directory=tmp_path,
+        database_url=control_plane_url,
+        amqp_url=vhost_url,
+        bot_api=bot_api,
+        bot_token=BOT_TOKEN,
+        chat_id=CHAT_ID,
+        role_passwords=role_passwords,
+    ) as stack:
+        yield stack
 
 
 @pytest.fixture

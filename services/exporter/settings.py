@@ -4,9 +4,8 @@ from typing import Annotated, Self
 
 import pyrage
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import NoDecode
 
-from shared.runtime.settings import WorkerSettings
+from shared.runtime.settings import Separated, WorkerSettings
 
 MIB = 1024 * 1024
 
@@ -22,7 +21,7 @@ class ExporterSettings(WorkerSettings):
     pg_bin_dirs: str = Field(default="/usr/lib/postgresql/*/bin", alias="PG_BIN_DIRS")
     """Colon-separated globs of folders with `pg_dump`."""
 
-    age_recipients: Annotated[tuple[str, ...], NoDecode] = Field(default=(), alias="PGFERRY_AGE_RECIPIENTS")
+    age_recipients: Annotated[tuple[str, ...], *Separated] = Field(default=(), alias="PGFERRY_AGE_RECIPIENTS")
     """Comma-separated age public keys; every dump is encrypted for all of them."""
 
     allow_unencrypted: bool = Field(default=False, alias="PGFERRY_ALLOW_UNENCRYPTED")
@@ -40,11 +39,6 @@ class ExporterSettings(WorkerSettings):
     """The longest a dump may take."""
 
     admin_port: int = Field(default=9102, ge=0, le=65535, alias="PGFERRY_ADMIN_PORT")
-
-    @field_validator("age_recipients", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
     @field_validator("age_recipients")
     @classmethod

@@ -46,6 +46,7 @@ async def main(settings: UploaderSettings, stopping: asyncio.Event) -> None:
         telegram = await stack.enter_async_context(
             open_telegram(settings.bot_token.get_secret_value(), settings.telegram_api_url)
         )
+        await until_available(telegram.introduce)
         wake = database.nudges.event(UPLOAD)
         worker = Worker(
             attempts=Attempts(

@@ -19,7 +19,7 @@ from shared.storage.spool import Prefix
 
 
 def finished_manifest(
-    claim: Claim, prefix: Prefix, dump: Dump, parts: Sequence[SentPart], signer: Signer, bot_id: int
+    claim: Claim, prefix: Prefix, dump: Dump, *, parts: Sequence[SentPart], signer: Signer, bot_id: int
 ) -> tuple[Manifest, Part]:
     """The signed manifest in the spool, and its size and hash. Raises DumpLost when it was altered."""
     if not prefix.manifest_path.exists():

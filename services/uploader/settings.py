@@ -2,25 +2,19 @@
 
 from typing import Annotated
 
-from pydantic import Field, field_validator
-from pydantic_settings import NoDecode
+from pydantic import Field
 
-from shared.runtime.settings import WorkerSettings
+from shared.runtime.settings import Separated, WorkerSettings
 from shared.runtime.store_settings import StoreSettings
 
 
 class UploaderSettings(WorkerSettings, StoreSettings):
     spool_url: str = Field(alias="SPOOL_URL", pattern=r"^file:///")
 
-    chat_ids: Annotated[tuple[int, ...], NoDecode] = Field(alias="TELEGRAM_CHAT_ID", min_length=1)
+    chat_ids: Annotated[tuple[int, ...], *Separated] = Field(alias="TELEGRAM_CHAT_ID", min_length=1)
     """Comma-separated ids of chats where the bot may post; parts are spread over them in turn."""
 
     slots: int = Field(default=2, ge=1, le=64, alias="PGFERRY_UPLOADER_SLOTS")
     """Jobs at once in this process."""
 
     admin_port: int = Field(default=9103, ge=0, le=65535, alias="PGFERRY_ADMIN_PORT")
-
-    @field_validator("chat_ids", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value

@@ -40,7 +40,13 @@ class Upload:
         dump = await asyncio.to_thread(prefix.read_dump)
         parts = await self._send_parts(claim, prefix, dump, progress)
         manifest, document = await asyncio.to_thread(
-            finished_manifest, claim, prefix, dump, parts, self.signer, self.sender.telegram.bot_id
+            finished_manifest,
+            claim,
+            prefix,
+            dump,
+            parts=parts,
+            signer=self.signer,
+            bot_id=self.sender.telegram.bot_id,
         )
         sent = await self._send_manifest(claim, prefix, dump, document)
         await self._record(claim, manifest, sent, document)

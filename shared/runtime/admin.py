@@ -39,7 +39,9 @@ async def serving(
     app: web.Application, host: str, port: int, *, max_header_bytes: int = 8190
 ) -> AsyncIterator[None]:
     """Listen for the time of the block; requests in hand get a moment to end."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, max_field_size=max_header_bytes)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=5, max_field_size=max_header_bytes, auto_decompress=False
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

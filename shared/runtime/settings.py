@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+
+
+def _separated(value: object) -> object:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+#: Put into `Annotated` with a tuple's type: `a,b` or `a b` in the environment.
+Separated = (NoDecode, BeforeValidator(_separated))
 
 
 class SettingsError(Exception):
@@ -96,7 +105,8 @@ def load(settings: type[AnySettings]) -> AnySettings:
     try:
         loaded = settings()
     except ValidationError as error:
-        problems += [line for name, line in _lines(error, values) if name not in broken]
+        variables = {field: info.alias or field for field, info in settings.model_fields.items()}
+        problems += [line for name, line in _lines(error, values, variables) if name not in broken]
     if problems:
         raise SettingsError(problems)
     return loaded
@@ -131,10 +141,16 @@ def _known_names() -> set[str]:
     return known
 
 
-def _lines(error: ValidationError, values: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
-    """One line for each problem; never the value, it may be a secret."""
+def _lines(
+    error: ValidationError, values: Mapping[str, str | None], variables: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """One line for each problem; never the value, it may be a secret.
+
+    `variables`: by field name, which pydantic gives where it is a default that was refused.
+    """
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
+        name = variables.get(name, name)
         text = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
             text = "is empty" if name in values else "is not set"

@@ -6,9 +6,8 @@ The uploader and `pgferry backups fetch` share them.
 from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import NoDecode
 
-from shared.runtime.settings import Settings
+from shared.runtime.settings import Separated, Settings
 
 MIN_KEY_CHARACTERS = 32
 
@@ -20,15 +19,10 @@ class StoreSettings(Settings):
         default="https://api.telegram.org", alias="TELEGRAM_API_URL", pattern=r"^https?://"
     )
 
-    signing_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    signing_keys: Annotated[tuple[SecretStr, ...], *Separated] = Field(
         alias="PGFERRY_SIGNING_KEY", min_length=1
     )
     """Comma-separated, each at least 32 characters; the first signs, all verify."""
-
-    @field_validator("signing_keys", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
     @field_validator("signing_keys")
     @classmethod

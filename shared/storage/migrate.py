@@ -8,10 +8,11 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+
+from shared.storage.executor import Executor
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('pgferry migrate', 0))"
 _TABLE_EXISTS = "SELECT to_regclass('control_plane.alembic_version') IS NOT NULL"
@@ -26,7 +27,7 @@ class Migrated:
     after: str
 
 
-async def migrate(connection: asyncpg.Connection) -> Migrated:
+async def migrate(connection: Executor) -> Migrated:
     """Run what is missing, in one transaction; concurrent callers wait for each other."""
     head = _script().get_current_head()
     if head is None:
@@ -40,7 +41,7 @@ async def migrate(connection: asyncpg.Connection) -> Migrated:
     return Migrated(before, head)
 
 
-async def _current(connection: asyncpg.Connection) -> str | None:
+async def _current(connection: Executor) -> str | None:
     if not await connection.fetchval(_TABLE_EXISTS):
         return None
     version: str | None = await connection.fetchval(_CURRENT)

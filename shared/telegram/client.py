@@ -16,7 +16,8 @@ import telegram
 from telegram import InputFile
 from telegram.request import HTTPXRequest
 
-from shared.contracts.errors import PermanentError, TemporaryError
+from shared.contracts.errors import PermanentError, TemporaryError, Unavailable
+from shared.runtime.process import Fatal
 from shared.telegram.errors import speaking_to_telegram
 from shared.telegram.window import Window
 
@@ -43,6 +44,19 @@ class SentDocument:
 class TelegramChatStore:
     bot: telegram.Bot
     downloads: httpx.AsyncClient
+
+    async def introduce(self) -> None:
+        """Ask Telegram who this bot is; first of all calls.
+
+        Raises Fatal for a token that Telegram does not know, Unavailable when Telegram is not reached.
+        """
+        try:
+            with speaking_to_telegram("say who the bot is"):
+                await self.bot.initialize()
+        except PermanentError as error:
+            raise Fatal(f"TELEGRAM_BOT_TOKEN: {error.sentence}") from error
+        except TemporaryError as error:
+            raise Unavailable("telegram", error.sentence) from error
 
     @property
     def bot_id(self) -> int:
@@ -105,10 +119,7 @@ class TelegramChatStore:
 
 @asynccontextmanager
 async def open_telegram(token: str, api_url: str) -> AsyncIterator[TelegramChatStore]:
-    """Speak to `api_url` as the bot of this token; asks `getMe` once.
-
-    Raises PermanentError for a token that Telegram does not know, TemporaryError when it is not reached.
-    """
+    """Speak to `api_url` as the bot of this token, for the time of the block."""
     warnings.filterwarnings(
         "ignore", message=".*retry_after.*", category=telegram.warnings.PTBDeprecationWarning
     )
@@ -124,8 +135,6 @@ async def open_telegram(token: str, api_url: str) -> AsyncIterator[TelegramChatS
     bot = telegram.Bot(token, base_url=f"{base}/bot", base_file_url=f"{base}/file/bot", request=request)
     timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
     async with httpx.AsyncClient(timeout=timeout) as downloads:
-        with speaking_to_telegram("say who the bot is"):
-            await bot.initialize()
         try:
             yield TelegramChatStore(bot, downloads)
         finally:

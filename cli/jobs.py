@@ -1,0 +1,162 @@
+"""`pgferry export` and `pgferry jobs …`."""
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated
+from uuid import UUID, uuid4
+
+import typer
+from pydantic import ValidationError
+
+from cli.output import show_fields, show_json, show_table
+from cli.run import CannotDo, control_plane, finished
+from shared.contracts.job import FINAL, Compression, ExportOptions, Format, Priority, Status
+from shared.storage.database import Database
+from shared.storage.jobs import Job
+from shared.storage.requests import Accepted, Request, Source, accept
+
+app = typer.Typer(no_args_is_help=True, help="Look at export jobs, and cancel them.")
+
+_WAIT_SECONDS = 0.5
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+
+
+def export(
+    project: Annotated[str, typer.Argument(help="The project's id in control_plane.projects.")],
+    format: Annotated[Format, typer.Option(help="pg_dump's format.")] = Format.SQL,  # noqa: A002
+    compression: Annotated[Compression, typer.Option()] = Compression.ZSTD,
+    priority: Annotated[Priority, typer.Option()] = Priority.NORMAL,
+    caption: Annotated[str | None, typer.Option(help="Shown with every document in the chat.")] = None,
+    filename: Annotated[str | None, typer.Option(help="Begins every document's name.")] = None,
+    storage_path: Annotated[str | None, typer.Option(help="A label like invoices/2026.")] = None,
+    expires_in_days: Annotated[int | None, typer.Option()] = None,
+    notify_email: Annotated[str | None, typer.Option()] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; exit 1 unless completed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for a backup of PROJECT.
+
+    Example: pgferry export acme --wait
+    """
+    try:
+        options = ExportOptions(
+            project_id=project,
+            format=format,
+            compression=compression,
+            priority=priority,
+            caption=caption,
+            filename=filename,
+            storage_path=storage_path,
+            expires_in_days=expires_in_days,
+            notify_email=notify_email,
+        )
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False, include_context=False):
+            typer.echo(f"pgferry: {problem['loc'][0]}: {problem['msg']}", err=True)
+        raise typer.Exit(2) from error
+    job = finished(_export(options, wait=wait))
+    _show(job, as_json=as_json)
+    if wait and job.status is not Status.COMPLETED:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_jobs(
+    project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only these.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """The newest jobs first."""
+    jobs = finished(_list(project, status, limit))
+    if as_json:
+        show_json([_public(job) for job in jobs])
+        return
+    show_table(
+        ("JOB", "PROJECT", "STATUS", "STAGE", "CREATED", "ERROR"),
+        [(job.id, job.project_id, job.status, job.stage, job.created_at, job.error_code) for job in jobs],
+    )
+
+
+@app.command()
+def show(job_id: UUID, as_json: AsJson = False) -> None:
+    """Everything about one job."""
+    _show(finished(_find(job_id)), as_json=as_json)
+
+
+@app.command()
+def cancel(job_id: UUID) -> None:
+    """Cancel a job that no worker holds at this moment."""
+    job = finished(_cancel(job_id))
+    typer.echo(f"cancelled {job.id} of project {job.project_id}")
+
+
+async def _export(options: ExportOptions, *, wait: bool) -> Job:
+    async with control_plane() as database:
+        accepted = await accept(
+            database,
+            Request(request_id=uuid4(), options=options, source=Source.CLI, actor="cli", announce=True),
+        )
+        typer.echo(_said(accepted), err=True)
+        return await _ended(database, accepted.job) if wait else accepted.job
+
+
+async def _ended(database: Database, job: Job) -> Job:
+    while job.status not in FINAL:
+        await asyncio.sleep(_WAIT_SECONDS)
+        job = await _found(database, job.id)
+    return job
+
+
+async def _list(project: str | None, status: Status | None, limit: int) -> list[Job]:
+    async with control_plane() as database, database.session() as session:
+        return await session.jobs.list(project_id=project, status=status, limit=limit)
+
+
+async def _find(job_id: UUID) -> Job:
+    async with control_plane() as database:
+        return await _found(database, job_id)
+
+
+async def _found(database: Database, job_id: UUID) -> Job:
+    async with database.session() as session:
+        job = await session.jobs.find(job_id)
+    if job is None:
+        raise CannotDo(f"no job {job_id}")
+    return job
+
+
+async def _cancel(job_id: UUID) -> Job:
+    async with control_plane() as database:
+        async with database.transaction() as transaction:
+            job = await transaction.jobs.cancel_unheld(job_id)
+            if job is not None:
+                await transaction.parts.supersede_all(job_id)
+                await transaction.audit.add("cli", "job.cancel", project_id=job.project_id, job_id=job_id)
+                return job
+        found = await _found(database, job_id)
+    if found.status in FINAL:
+        raise CannotDo(f"job {job_id} is {found.status} already")
+    raise CannotDo(f"a worker holds job {job_id} now ({found.stage}); only a waiting job can be cancelled")
+
+
+def _said(accepted: Accepted) -> str:
+    return f"job {accepted.job.id}: {accepted.outcome}"
+
+
+def _show(job: Job, *, as_json: bool) -> None:
+    public = _public(job)
+    if as_json:
+        show_json(public)
+    else:
+        show_fields([(name, value) for name, value in public.items() if value is not None])
+
+
+def _public(job: Job) -> dict[str, object]:
+    shown = asdict(job)
+    for name in ("command", "options", "dump", "traceparent"):
+        del shown[name]
+    shown["options"] = job.options.model_dump(mode="json", exclude={"project_id", "notify_email"})
+    shown["dump"] = job.dump.model_dump(mode="json", exclude={"facts", "job_id"}) if job.dump else None
+    return shown

@@ -1,0 +1,44 @@
+"""`pgferry keys …`."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import pyrage
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Make keys.")
+
+_SECRET_BYTES = 32
+
+
+@app.callback()
+def keys() -> None:
+    """Keep subcommands: with a single command typer would drop its name."""
+
+
+@app.command()
+def generate(
+    identity: Annotated[
+        Path, typer.Option("--identity", help="New file for the age identity (the private key), mode 0600.")
+    ],
+) -> None:
+    """Make an age key pair, a signing key and a JWT secret.
+
+    The private key goes to a file: keep it off the machines that make backups, and keep copies; without
+    it no backup can be read. The settings for the services go to standard output.
+
+    Example: pgferry keys generate --identity backup-key.txt > pgferry.env
+    """
+    pair = pyrage.x25519.Identity.generate()
+    try:
+        descriptor = os.open(identity, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        typer.echo(f"pgferry: {identity} exists; a key file is never overwritten", err=True)
+        raise typer.Exit(1) from error
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(f"# public key: {pair.to_public()}\n{pair}\n")
+    typer.echo(f"PGFERRY_AGE_RECIPIENTS={pair.to_public()}")
+    typer.echo(f"PGFERRY_SIGNING_KEY={secrets.token_urlsafe(_SECRET_BYTES)}")
+    typer.echo(f"JWT_SECRET={secrets.token_urlsafe(_SECRET_BYTES)}")

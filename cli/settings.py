@@ -1,0 +1,23 @@
+"""What the commands need from the environment; the services read their own settings."""
+
+from pydantic import Field
+
+from shared.runtime.settings import Settings
+from shared.runtime.store_settings import StoreSettings
+
+
+class DatabaseSettings(Settings):
+    database_url: str = Field(alias="DATABASE_URL", pattern=r"^postgres(ql)?://")
+
+
+class BrokerSettings(Settings):
+    amqp_url: str = Field(alias="AMQP_URL", pattern=r"^amqps?://")
+
+
+class FetchSettings(DatabaseSettings, StoreSettings):
+    """Enough to find a backup and bring it back."""
+
+
+class DevelopmentSettings(Settings):
+    development: bool = Field(default=False, alias="PGFERRY_DEV")
+    """Allows what must never run in production, such as issuing tokens."""

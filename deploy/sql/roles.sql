@@ -1,0 +1,44 @@
+-- The roles of pgferry's services in the control plane, each with what it needs and no more.
+-- Run after `pgferry migrate`, as the owner of the schema:  psql -v ON_ERROR_STOP=1 -f roles.sql
+-- Then set a password for each: ALTER ROLE pgferry_gateway PASSWORD '…';  safe to run again.
+
+DO $$
+DECLARE
+    role text;
+BEGIN
+    FOREACH role IN ARRAY ARRAY['pgferry_gateway', 'pgferry_exporter', 'pgferry_uploader', 'pgferry_dump'] LOOP
+        BEGIN
+            EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE', role);
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL;  -- made before, or at this moment by somebody else
+        END;
+    END LOOP;
+END
+$$;
+
+GRANT USAGE ON SCHEMA control_plane TO pgferry_gateway, pgferry_exporter, pgferry_uploader;
+
+-- Every service: its half of the jobs, its messages, and what it did.
+GRANT SELECT, UPDATE ON control_plane.jobs TO pgferry_gateway, pgferry_exporter, pgferry_uploader;
+GRANT SELECT, INSERT, UPDATE ON control_plane.outbox TO pgferry_gateway, pgferry_exporter, pgferry_uploader;
+GRANT INSERT ON control_plane.audit_log TO pgferry_gateway, pgferry_exporter, pgferry_uploader;
+GRANT SELECT ON control_plane.backups, control_plane.backup_parts
+    TO pgferry_gateway, pgferry_exporter, pgferry_uploader;
+
+-- Those who accept requests.
+GRANT INSERT ON control_plane.jobs TO pgferry_gateway, pgferry_exporter;
+GRANT SELECT, INSERT ON control_plane.job_requests TO pgferry_gateway, pgferry_exporter;
+GRANT SELECT, INSERT, DELETE ON control_plane.idempotency_keys TO pgferry_gateway;
+
+-- The exporter reads which schema a project has, and supersedes what an older dump had sent.
+GRANT SELECT ON control_plane.projects TO pgferry_exporter;
+GRANT UPDATE ON control_plane.backup_parts TO pgferry_exporter;
+
+-- The uploader records.
+GRANT INSERT ON control_plane.backups TO pgferry_uploader;
+GRANT INSERT, UPDATE ON control_plane.backup_parts TO pgferry_uploader;
+GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.suspected_sends, control_plane.lane_entries
+    TO pgferry_uploader;
+
+-- Exporters and uploaders agree on one spool.
+GRANT SELECT, INSERT, UPDATE ON control_plane.spool TO pgferry_exporter, pgferry_uploader;
