@@ -1,0 +1,1 @@
+"""HTTP in, commands out: accepts requests for exports and answers for their jobs."""
