@@ -1,0 +1,55 @@
+"""The gateway's composition root: `python -m services.gateway`, or `pgferry gateway`."""
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from functools import partial
+
+from services.gateway.app import MAX_HEADER_BYTES, build_app
+from services.gateway.readiness import DatabaseProbe
+from services.gateway.settings import GatewaySettings
+from shared.messaging.relay import Relay
+from shared.messaging.session import Session
+from shared.runtime import logs
+from shared.runtime.admin import admin_server, serving
+from shared.runtime.process import beside, run
+from shared.runtime.settings import SettingsError, load
+from shared.storage.database import open_database
+from shared.storage.nudges import OUTBOX
+from shared.storage.outbox_session import outbox_of
+
+
+async def main(settings: GatewaySettings, stopping: asyncio.Event) -> None:
+    """Serve until `stopping`; starts and accepts requests with the broker down."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(
+            open_database(settings.database_url, name="pgferry-gateway")
+        )
+        publisher = Session(settings.amqp_url, service="gateway", purpose="publisher")
+        relay = Relay(outbox_of(database), database.nudges.event(OUTBOX))
+        probe = DatabaseProbe(database)
+        ready = {"database": lambda: probe.answers}
+        app = build_app(settings, database, ready=ready)
+        await stack.enter_async_context(admin_server(settings.admin_host, settings.admin_port, ready))
+
+        async def serve() -> None:
+            async with serving(app, settings.host, settings.port, max_header_bytes=MAX_HEADER_BYTES):
+                await stopping.wait()
+
+        await beside(serve, publisher.run(relay.run), database.nudges.listen(), probe.run())
+
+
+def start() -> int:
+    """Read the settings and run; returns the exit code, 2 for wrong settings."""
+    try:
+        settings = load(GatewaySettings)
+    except SettingsError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"pgferry gateway: {problem}\n")
+        return 2
+    logs.configure(service="gateway", level=settings.log_level, secrets=settings.secrets())
+    return run(partial(main, settings))
+
+
+if __name__ == "__main__":
+    sys.exit(start())
