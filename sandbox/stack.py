@@ -19,7 +19,6 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pyrage
 
-from sandbox.bot_api.process import BotApi
 from sandbox.ports import free_port
 from sandbox.process import Child, spawn, wait_until
 
@@ -93,7 +92,7 @@ class Stack:
     directory: Path
     database_url: str  #: as the owner of the control plane
     amqp_url: str
-    bot_api: BotApi
+    telegram_api_url: str
     bot_token: str
     chat_id: int
     keys: Keys = field(default_factory=Keys.generate)
@@ -149,7 +148,7 @@ class Stack:
 
     def store_environment(self) -> dict[str, str]:
         return {
-            "TELEGRAM_API_URL": self.bot_api.url,
+            "TELEGRAM_API_URL": self.telegram_api_url,
             "TELEGRAM_BOT_TOKEN": self.bot_token,
             "TELEGRAM_CHAT_ID": str(self.chat_id),
             "PGFERRY_SIGNING_KEY": self.keys.signing_key,

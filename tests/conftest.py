@@ -132,7 +132,7 @@ def stack(
         directory=tmp_path,
         database_url=control_plane_url,
         amqp_url=vhost_url,
-        bot_api=bot_api,
+        telegram_api_url=bot_api.url,
         bot_token=BOT_TOKEN,
         chat_id=CHAT_ID,
         role_passwords=role_passwords,

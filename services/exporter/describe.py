@@ -59,7 +59,7 @@ def describe(
         encryption=encrypted.description,
         snapshot_at=snapshot.taken_at,
         duration_seconds=round(duration_seconds, 3),
-        server_version=f"{server.major}.{server.minor}",
+        server_version=f"{server.major}.{server.micro}",
         client_version=command.client.version,
         plain=streamed.plain.plain,
         stored=streamed.cut.stored,
