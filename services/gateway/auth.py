@@ -41,6 +41,12 @@ REASONS = (
 
 PublicKey = RSAPublicKey | EllipticCurvePublicKey
 
+#: What RFC 7518 §3.2 and §3.3 ask for, by the family of the algorithm; a curve fits or does not.
+_LEAST_KEY = {
+    "HS": "a JWT_SECRET of 32, 48 or 64 characters for HS256, HS384 or HS512",
+    "RS": "an RSA key of 2048 bits",
+}
+
 #: The library verifies the signature; claims are judged here, where each has its own code.
 _SIGNATURE_ONLY: Options = {
     "verify_signature": True,
@@ -175,23 +181,16 @@ def public_key(pem: str) -> PublicKey:
 
 def check_key(algorithm: str, key: str | PublicKey) -> None:
     """Raises ValueError, without a value, for a key that this algorithm cannot or should not use."""
-    is_secret = isinstance(key, str)
-    if algorithm not in (SECRET_ALGORITHMS if is_secret else PUBLIC_KEY_ALGORITHMS):
-        raise ValueError(f"{algorithm} does not go with a {'JWT_SECRET' if is_secret else 'JWT_PUBLIC_KEY'}")
+    allowed = SECRET_ALGORITHMS if isinstance(key, str) else PUBLIC_KEY_ALGORITHMS
+    if algorithm not in allowed:
+        raise ValueError(f"must fit the kind of key: {', '.join(allowed)}")
     method = jwt.get_algorithm_by_name(algorithm)
     try:
         prepared = method.prepare_key(key)
     except (jwt.InvalidKeyError, TypeError, ValueError) as error:
         raise ValueError(f"{algorithm} cannot use this kind of key") from error
     if method.check_key_length(prepared):
-        raise ValueError(f"{algorithm} needs a longer key ({_LEAST_KEY[algorithm[:2]]})")
-
-
-_LEAST_KEY = {
-    "HS": "JWT_SECRET of 32, 48 or 64 characters for HS256, HS384 or HS512",
-    "RS": "RSA of 2048 bits",
-    "ES": "P-256, P-384 or P-521 for ES256, ES384 or ES512",
-}
+        raise ValueError(f"{algorithm} needs a longer key: {_LEAST_KEY[algorithm[:2]]}")
 
 
 def _bearer(authorization: str | None) -> str:

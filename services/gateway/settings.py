@@ -6,7 +6,14 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from services.gateway.auth import SECRET_ALGORITHMS, PublicKey, TokenVerifier, check_key, public_key
+from services.gateway.auth import (
+    PUBLIC_KEY_ALGORITHMS,
+    SECRET_ALGORITHMS,
+    PublicKey,
+    TokenVerifier,
+    check_key,
+    public_key,
+)
 from services.gateway.client_address import Network
 from shared.runtime.settings import ServiceSettings, Settings
 
@@ -57,8 +64,10 @@ class TokenSettings(Settings):
     @classmethod
     def _fits_key(cls, algorithm: str, info: ValidationInfo) -> str:
         key = _key(info.data.get("jwt_secret"), info.data.get("jwt_public_key"))
-        if key is None:
-            return algorithm  # the key is what is wrong, and that is already said
+        if key is None:  # that is wrong, too, and already said
+            if algorithm not in {"", *SECRET_ALGORITHMS, *PUBLIC_KEY_ALGORITHMS}:
+                raise ValueError("must be an algorithm like HS256, RS256 or ES256")
+            return algorithm
         algorithm = algorithm or ("HS256" if isinstance(key, str) else "RS256")
         check_key(algorithm, key)
         return algorithm

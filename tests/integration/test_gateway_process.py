@@ -54,6 +54,7 @@ async def test_all_wrong_settings_are_printed_at_once(tmp_path: Path) -> None:
     assert [line.removeprefix("pgferry gateway: ").partition(":")[0] for line in lines] == [
         "JWT_SECRET",
         "JWT_PUBLIC_KEY",
+        "JWT_ALGORITHM",
         "DATABASE_URL",
         "AMQP_URL",
         "PGFERRY_GATEWAY_PORT",

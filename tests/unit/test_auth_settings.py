@@ -50,6 +50,8 @@ def test_the_algorithm_follows_from_the_key(monkeypatch: pytest.MonkeyPatch) -> 
         ({"JWT_PUBLIC_KEY": SECRET}, ["JWT_PUBLIC_KEY"]),
         ({"JWT_SECRET": SECRET, "JWT_ALGORITHM": "RS256"}, ["JWT_ALGORITHM"]),
         ({"JWT_SECRET": SECRET, "JWT_ALGORITHM": "none"}, ["JWT_ALGORITHM"]),
+        ({"JWT_SECRET": SECRET, "JWT_ALGORITHM": SECRET}, ["JWT_ALGORITHM"]),
+        ({"JWT_SECRET": "short", "JWT_ALGORITHM": "none"}, ["JWT_SECRET", "JWT_ALGORITHM"]),
         ({"JWT_SECRET": SECRET, "JWT_ALGORITHM": "HS512"}, ["JWT_ALGORITHM"]),
         ({"JWT_PUBLIC_KEY": PEM, "JWT_ALGORITHM": "HS256"}, ["JWT_ALGORITHM"]),
         ({"JWT_PUBLIC_KEY": PEM, "JWT_ALGORITHM": "ES256"}, ["JWT_ALGORITHM"]),
