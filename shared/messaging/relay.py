@@ -55,7 +55,7 @@ class Relay:
         """Publish until the broker is lost (raises BrokerLost)."""
         publisher = await Publisher.open(connection)
         while True:
-            if connection.is_closed:
+            if not connection.connected.is_set():  # `is_closed` tells only of our own closing
                 raise BrokerLost("the connection for publishing was closed")
             try:
                 results = await self._round(publisher)
