@@ -3,17 +3,14 @@
 import asyncio
 import sys
 from contextlib import AsyncExitStack
-from functools import partial
 
 from services.gateway.app import MAX_HEADER_BYTES, build_app
 from services.gateway.readiness import DatabaseProbe
 from services.gateway.settings import GatewaySettings
 from shared.messaging.relay import Relay
 from shared.messaging.session import Session
-from shared.runtime import logs
 from shared.runtime.admin import admin_server, serving
-from shared.runtime.process import beside, run
-from shared.runtime.settings import SettingsError, load
+from shared.runtime.process import beside, start_service
 from shared.storage.database import open_database
 from shared.storage.nudges import OUTBOX
 from shared.storage.outbox_session import outbox_of
@@ -40,15 +37,7 @@ async def main(settings: GatewaySettings, stopping: asyncio.Event) -> None:
 
 
 def start() -> int:
-    """Read the settings and run; returns the exit code, 2 for wrong settings."""
-    try:
-        settings = load(GatewaySettings)
-    except SettingsError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"pgferry gateway: {problem}\n")
-        return 2
-    logs.configure(service="gateway", level=settings.log_level, secrets=settings.secrets())
-    return run(partial(main, settings))
+    return start_service("gateway", GatewaySettings, main)
 
 
 if __name__ == "__main__":

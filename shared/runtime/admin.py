@@ -1,10 +1,13 @@
 """Health and metrics on a port of their own: `/healthz`, `/readyz`, `/metrics`."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
+
+from shared.runtime.process import Fatal
 
 Ready = Mapping[str, Callable[[], bool]]
 """What must be true for this process to do its work, by name."""
@@ -38,13 +41,19 @@ async def admin_server(host: str, port: int, ready: Ready) -> AsyncIterator[None
 async def serving(
     app: web.Application, host: str, port: int, *, max_header_bytes: int = 8190
 ) -> AsyncIterator[None]:
-    """Listen for the time of the block; requests in hand get a moment to end."""
+    """Listen for the time of the block; requests in hand get a moment to end.
+
+    Raises Fatal when the address is taken or not ours.
+    """
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=5, max_field_size=max_header_bytes, auto_decompress=False
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise Fatal(f"Cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}.") from error
         yield
     finally:
         await runner.cleanup()

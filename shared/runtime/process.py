@@ -7,10 +7,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
+import structlog
+
 from shared.runtime import logs
 from shared.runtime.settings import ServiceSettings, SettingsError, load
 
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
+
+log = structlog.get_logger(__name__)
 
 
 class Fatal(Exception):
@@ -41,6 +45,9 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
     except* Fatal as fatal:
         for reason in _reasons(fatal):
             sys.stderr.write(f"{reason}\n")
+        code = 1
+    except* Exception as group:
+        log.critical("crashed", exc_info=group)  # through the logs, which redact
         code = 1
     return code
 
