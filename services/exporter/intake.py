@@ -9,6 +9,7 @@ from uuid import UUID, uuid4, uuid5
 
 import structlog
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from shared.contracts.envelope import Delivery
 from shared.contracts.errors import Unreadable
@@ -61,10 +62,11 @@ def read_command(delivery: Delivery) -> ExportRequested:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
         if any(problem["type"] == "json_invalid" for problem in problems):
             raise Unreadable("not_json", "The body is not JSON.") from error
-        raise Unreadable(
-            "invalid_message",
-            "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems),
-        ) from error
+        raise Unreadable("invalid_message", "; ".join(map(_sentence, problems))) from error
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    return f"{'.'.join(map(str, problem['loc'])) or 'the message'}: {problem['msg']}"
 
 
 def request_id_of(delivery: Delivery) -> UUID:
