@@ -16,11 +16,13 @@ _TOKEN = re.compile(rb"""[;'"]|--|/\*|\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xf
 _ESCAPED = re.compile(rb"\\.|''|'", re.DOTALL)
 _COMMENT_EDGE = re.compile(rb"/\*|\*/")
 _COPY = re.compile(
-    rb'\s*COPY "((?:[^"]|"")+)"\."((?:[^"]|"")+)" (?:\((?:"(?:[^"]|"")*"(?:, )?)*\))? FROM stdin;\Z',
+    rb'\s*COPY "((?:[^"]|"")+)"\."((?:[^"]|"")+)" (?:\("(?:[^"]|"")*"(?:, "(?:[^"]|"")*")*\))? FROM stdin;\Z',
     re.DOTALL,
 )
 _WORD = re.compile(rb"[A-Za-z0-9_$\x80-\xff]")
 _META_COMMAND = re.compile(rb"\s*\\[^\n]*\n")
+_BLANK = re.compile(rb"\s*")
+_COMMENT = re.compile(rb"\s*(?:--|/\*)")
 
 
 class UnknownStream(Exception):
@@ -41,9 +43,9 @@ class CopyCounter:
         self._seam = b""  # the last bytes of the data so far: the end marker may straddle two pieces
 
     @property
-    def in_data(self) -> bool:
-        """True while a COPY block is open: a stream that ends here is cut."""
-        return self._table is not None
+    def between_statements(self) -> bool:
+        """Nothing is begun, no data, statement or quote: a stream that ends elsewhere is cut."""
+        return self._table is None and self._until is None and not self._sql.strip()
 
     def feed(self, piece: bytearray, size: int) -> None:
         """Take the first `size` bytes of `piece`; they are not kept."""
@@ -70,12 +72,11 @@ class CopyCounter:
         return found + len(_END_LINE)
 
     def _end_across_seam(self, piece: bytearray, start: int, size: int) -> int | None:
-        """The end marker may begin in the last three bytes already seen (its newlines were counted)."""
+        """The end marker may begin in the last three bytes already seen, which are counted."""
         joined = self._seam + piece[start : min(start + 3, size)]
         found = joined.find(_END_LINE)
         if found < 0:
             return None
-        self._count(-joined[found + 1 : len(self._seam)].count(b"\n"))
         position = start + found + len(_END_LINE) - len(self._seam)
         self._close()
         return position
@@ -112,8 +113,7 @@ class CopyCounter:
 
     def _top_level(self) -> bool:
         """Find the next token; False when the rest of the line holds none."""
-        begins = not self._sql[: self._lexed].strip()
-        meta = _META_COMMAND.match(self._sql, self._lexed) if begins else None
+        meta = _META_COMMAND.match(self._sql, self._lexed) if self._at_beginning() else None
         if meta:  # \restrict and its like end with their line
             self._begin_statement(meta.end())
             return True
@@ -171,7 +171,7 @@ class CopyCounter:
 
     def _drop_leading_comment(self) -> None:
         """A comment before a statement is no part of it."""
-        if self._until is None and self._sql.lstrip().startswith((b"--", b"/*")):
+        if self._until is None and _COMMENT.match(self._sql):
             self._begin_statement(self._lexed)
 
     def _leave(self, found: int, behind: int) -> None:
@@ -194,6 +194,11 @@ class CopyCounter:
         self.rows[schema, table] = 0
         self._table = (schema, table)
         self._seam = b"\n"  # an empty table's end marker follows at once
+
+    def _at_beginning(self) -> bool:
+        """Nothing but white space has come of the statement. (Looked at in place: it may be long.)"""
+        blank = _BLANK.match(self._sql)
+        return blank is not None and blank.end() >= self._lexed
 
     def _begin_statement(self, start: int) -> None:
         del self._sql[:start]

@@ -9,6 +9,7 @@ import fcntl
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from io import FileIO
 
 from services.exporter.stages import Stage
@@ -34,12 +35,10 @@ async def run_stages(stages: Sequence[Stage], source: FileIO, *, stop: Callable[
     """
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(max_workers=len(stages), thread_name_prefix="stage") as threads:
-        runs = []
-        for stage in stages:
-            next_source, sink = open_pipe()
-            runs.append(loop.run_in_executor(threads, _run, stage, source, sink))
-            source = next_source
-        source.close()
+        runs = [
+            loop.run_in_executor(threads, _run, stage, *ends)
+            for stage, ends in zip(stages, _joined(source, len(stages)), strict=True)
+        ]
         try:
             await asyncio.wait(runs, return_when=asyncio.FIRST_EXCEPTION)
         finally:
@@ -49,6 +48,22 @@ async def run_stages(stages: Sequence[Stage], source: FileIO, *, stop: Callable[
     errors = [error for run in runs if (error := run.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, BrokenPipeError)):
         raise error
+
+
+def _joined(source: FileIO, stages: int) -> list[tuple[FileIO, FileIO]]:
+    """Source and sink of each stage; what the last one writes goes nowhere.
+
+    All pipes are opened before any thread begins: one that begins beside a failure would wait for ever.
+    """
+    with ExitStack() as opened:
+        sources, sinks = [opened.enter_context(source)], []
+        for _ in range(stages):
+            read_end, write_end = open_pipe()
+            sources.append(opened.enter_context(read_end))
+            sinks.append(opened.enter_context(write_end))
+        opened.pop_all()
+    sources.pop().close()
+    return list(zip(sources, sinks, strict=True))
 
 
 def _run(stage: Stage, source: FileIO, sink: FileIO) -> None:

@@ -8,6 +8,7 @@ since success needs every stage to have ended well.
 """
 
 import hashlib
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +35,10 @@ ZSTD_LEVEL = 3
 GZIP_LEVEL = 1
 GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
 
-#: pg_dump ends a plain dump with this line; a `\unrestrict` line may follow it.
-_COMPLETION = b"\n-- PostgreSQL database dump complete\n"
+#: pg_dump ends a plain dump with this line; only comments and a `\unrestrict` line follow it.
+_COMPLETION = re.compile(
+    rb"\n-- PostgreSQL database dump complete\n(?:(?:--[^\n]*|\\unrestrict [^\n]*)?\n)*\Z"
+)
 _TAIL_BYTES = 512
 
 
@@ -72,8 +75,8 @@ class ReadAndCount:
 
     @property
     def complete(self) -> bool:
-        """The stream ended where pg_dump ends it, and not inside a table's data."""
-        return _COMPLETION in self._tail and not self.counter.in_data
+        """The stream ended where pg_dump ends it; rows and comments that look like that end don't count."""
+        return self.counter.between_statements and _COMPLETION.search(self._tail) is not None
 
 
 def compress_zstd(source: FileIO, sink: FileIO) -> None:
@@ -100,7 +103,29 @@ class Encrypt:
     recipients: Sequence[str]
 
     def __call__(self, source: FileIO, sink: FileIO) -> None:
-        pyrage.encrypt_io(source, sink, parsed_recipients(self.recipients))
+        witness = _Witness(sink)
+        try:
+            pyrage.encrypt_io(source, witness, parsed_recipients(self.recipients))
+        except pyrage.EncryptError as error:
+            raise witness.error or error from error
+
+
+@dataclass(slots=True)
+class _Witness:
+    """Remembers the sink's error: pyrage makes a text of it, and a broken pipe must be told from a cause."""
+
+    sink: FileIO
+    error: OSError | None = None
+
+    def write(self, piece: bytes) -> int | None:
+        try:
+            return self.sink.write(piece)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
 
 
 @dataclass(slots=True)
