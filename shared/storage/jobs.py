@@ -70,15 +70,17 @@ _STORED = """
      WHERE id = $1 AND fence = $2 AND lease_until > now()
 """
 
-# Back to where the same half begins ($3), or to where the dump begins.
+# Back to where the same half begins ($3), or to where the dump begins. With $7 the attempt is given back to
+# that half: then it was no failure, and no time of one is noted.
 _RETRY = """
     UPDATE control_plane.jobs
        SET stage = $3, run_after = now() + make_interval(secs => $4),
-           dump_attempts = dump_attempts - ($7 = 'dump')::int,
-           upload_attempts = upload_attempts - ($7 = 'upload')::int,
+           dump_attempts = dump_attempts - ($7 IS NOT DISTINCT FROM 'dump')::int,
+           upload_attempts = upload_attempts - ($7 IS NOT DISTINCT FROM 'upload')::int,
            error_code = $5, error_message = $6,
-           first_failed_at = coalesce(first_failed_at, now()), last_failed_at = now(),
-           owner = NULL, lease_until = NULL, revision = revision + 1
+           first_failed_at = coalesce(first_failed_at, CASE WHEN $7 IS NULL THEN now() END),
+           last_failed_at = CASE WHEN $7 IS NULL THEN now() ELSE last_failed_at END,
+           progress = NULL, owner = NULL, lease_until = NULL, revision = revision + 1
      WHERE id = $1 AND fence = $2 AND lease_until > now()
 """
 
@@ -152,19 +154,21 @@ class Jobs:
         self.waits_for_upload = False
 
     async def claim(self, group: StageGroup, *, owner: str, lease_seconds: float) -> Claim | None:
-        """Take the best eligible job of this half, or None.
+        """Take the best eligible job of this half, or None. Each statement is its own transaction.
 
-        Two claims may both choose a pending job of one project; the loser gets None and asks again.
+        Two claims may both choose a pending job of one project; the loser chooses again, for its failure
+        came after the other's commit.
         """
         half = HALVES[group]
-        before = time.monotonic()
-        try:
-            record = await self._executor.fetchrow(
-                _CLAIM, half.waiting, half.held, owner, lease_seconds, group.value
-            )
-        except asyncpg.UniqueViolationError:
-            return None
-        return _claim(record, group, lease_seconds=lease_seconds, renewed_at=before) if record else None
+        while True:
+            before = time.monotonic()
+            try:
+                record = await self._executor.fetchrow(
+                    _CLAIM, half.waiting, half.held, owner, lease_seconds, group.value
+                )
+            except asyncpg.UniqueViolationError:
+                continue
+            return _claim(record, group, lease_seconds=lease_seconds, renewed_at=before) if record else None
 
     async def renew(self, claim: Claim, *, progress: Mapping[str, int] | None = None) -> None:
         """Lengthen the lease by its full time, counted on the database's clock."""
