@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from shared.contracts.errors import PermanentError
 from shared.runtime.process import Fatal
@@ -72,7 +72,9 @@ def without_password(url: str) -> tuple[str, str | None]:
         user, _, host = netloc.rpartition("@")
         netloc = f"{user.split(':', 1)[0]}@{host}"
     kept = [(name, value) for name, value in query if name not in {"password", "application_name"}]
-    shown = urlunsplit(parts._replace(netloc=netloc, query=urlencode(kept, quote_via=quote)))
+    query_left = f"?{urlencode(kept, quote_via=quote)}" if kept else ""
+    # Put together by hand: urlunsplit makes `postgresql:///t` lose the slashes that libpq knows a URL by.
+    shown = f"{parts.scheme}://{netloc}{parts.path}{query_left}"
     return shown, in_query[-1] if in_query else unquote(parts.password) if parts.password else None
 
 
