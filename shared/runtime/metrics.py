@@ -7,7 +7,9 @@ there with 0 from the start.
 import platform
 from importlib.metadata import version
 
-from prometheus_client import Counter, Gauge, Info
+from prometheus_client import Counter, Gauge, Info, disable_created_metrics
+
+disable_created_metrics()  # a second series beside each counter that nobody asks for
 
 BUILD = Info("pgferry_build", "The running version of pgferry and of Python.")
 BUILD.info({"version": version("pgferry"), "python": platform.python_version()})
