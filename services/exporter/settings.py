@@ -17,6 +17,7 @@ class ExporterSettings(WorkerSettings):
     """Where the tenants' schemas are, as the read-only dump role; the control plane's unless set."""
 
     spool_url: str = Field(alias="SPOOL_URL", pattern=r"^file:///")
+    """One folder that all exporters and uploaders share, like file:///var/spool/pgferry."""
 
     pg_bin_dirs: str = Field(default="/usr/lib/postgresql/*/bin", alias="PG_BIN_DIRS")
     """Colon-separated globs of folders with `pg_dump`."""
@@ -25,6 +26,7 @@ class ExporterSettings(WorkerSettings):
     """Comma-separated age public keys; every dump is encrypted for all of them."""
 
     allow_unencrypted: bool = Field(default=False, alias="PGFERRY_ALLOW_UNENCRYPTED")
+    """Lets an exporter run without recipients: whoever reads the chat reads the data."""
 
     slots: int = Field(default=5, ge=1, le=64, alias="PGFERRY_EXPORTER_SLOTS")
     """Jobs at once in this process."""
@@ -39,6 +41,7 @@ class ExporterSettings(WorkerSettings):
     """The longest a dump may take."""
 
     admin_port: int = Field(default=9102, ge=0, le=65535, alias="PGFERRY_ADMIN_PORT")
+    """Where health and metrics are."""
 
     @field_validator("age_recipients")
     @classmethod

@@ -86,10 +86,13 @@ class TokenSettings(Settings):
 
 class GatewaySettings(ServiceSettings, TokenSettings):
     host: str = Field(default="127.0.0.1", alias="PGFERRY_GATEWAY_HOST")
+    """Where the API listens; TLS is a proxy's."""
 
     port: int = Field(default=8080, ge=1, le=65535, alias="PGFERRY_GATEWAY_PORT")
+    """Of the API."""
 
     admin_port: int = Field(default=9101, ge=1, le=65535, alias="PGFERRY_ADMIN_PORT")
+    """Where health and metrics are."""
 
     rate_limit: int = Field(default=10, ge=1, le=100_000, alias="PGFERRY_RATE_LIMIT")
     """Requests for an export per minute and client address, whatever becomes of them."""

@@ -10,6 +10,7 @@ from shared.runtime.store_settings import StoreSettings
 
 class UploaderSettings(WorkerSettings, StoreSettings):
     spool_url: str = Field(alias="SPOOL_URL", pattern=r"^file:///")
+    """One folder that all exporters and uploaders share, like file:///var/spool/pgferry."""
 
     chat_ids: Annotated[tuple[int, ...], *Separated] = Field(alias="TELEGRAM_CHAT_ID", min_length=1)
     """Comma-separated ids of chats where the bot may post; parts are spread over them in turn."""
@@ -18,3 +19,4 @@ class UploaderSettings(WorkerSettings, StoreSettings):
     """Jobs at once in this process."""
 
     admin_port: int = Field(default=9103, ge=0, le=65535, alias="PGFERRY_ADMIN_PORT")
+    """Where health and metrics are."""

@@ -9,7 +9,8 @@ from importlib.metadata import version
 
 from prometheus_client import Counter, Gauge, Info, disable_created_metrics
 
-disable_created_metrics()  # a second series beside each counter that nobody asks for
+# Otherwise each counter has a second series beside it that nobody asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 BUILD = Info("pgferry_build", "The running version of pgferry and of Python.")
 BUILD.info({"version": version("pgferry"), "python": platform.python_version()})

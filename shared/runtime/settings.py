@@ -43,7 +43,13 @@ class _EnvironmentAndFiles(EnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        case_sensitive=True,
+        env_ignore_empty=True,
+        use_attribute_docstrings=True,
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -62,14 +68,13 @@ class ServiceSettings(Settings):
     """The control plane; session pooling or direct, since it listens and takes advisory locks."""
 
     amqp_url: str = Field(alias="AMQP_URL", pattern=r"^amqps?://")
+    """The broker and its vhost."""
 
     log_level: str = Field(default="INFO", alias="PGFERRY_LOG_LEVEL", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+    """DEBUG, INFO, WARNING or ERROR."""
 
     admin_host: str = Field(default="127.0.0.1", alias="PGFERRY_ADMIN_HOST")
     """Where health and metrics listen: without authentication, so not on a public address."""
-
-    drain_seconds: float = Field(default=25, ge=0, le=3600, alias="PGFERRY_DRAIN_SECONDS")
-    """Time that work in hand has to finish after SIGTERM; below the container's 30 s."""
 
 
 class WorkerSettings(ServiceSettings):
@@ -84,6 +89,9 @@ class WorkerSettings(ServiceSettings):
 
     attempts: int = Field(default=3, ge=1, le=20, alias="PGFERRY_ATTEMPTS")
     """Attempts of one half of a job before it fails for good."""
+
+    drain_seconds: float = Field(default=25, ge=0, le=3600, alias="PGFERRY_DRAIN_SECONDS")
+    """Time that work in hand has to finish after SIGTERM; below the container's 30 s."""
 
     retry_scale: float = Field(default=1, gt=0, le=10, alias="PGFERRY_RETRY_SCALE")
     """Multiplies the waits of 10 s, 60 s and 5 min between attempts."""

@@ -14,10 +14,12 @@ MIN_KEY_CHARACTERS = 32
 
 class StoreSettings(Settings):
     bot_token: SecretStr = Field(alias="TELEGRAM_BOT_TOKEN", min_length=1)
+    """Of @BotFather; nothing starts without it."""
 
     telegram_api_url: str = Field(
         default="https://api.telegram.org", alias="TELEGRAM_API_URL", pattern=r"^https?://"
     )
+    """Another one for a Bot API server of your own."""
 
     signing_keys: Annotated[tuple[SecretStr, ...], *Separated] = Field(
         alias="PGFERRY_SIGNING_KEY", min_length=1
