@@ -38,6 +38,7 @@ _ACCEPT = """
         INSERT INTO control_plane.outbox
             (id, exchange, routing_key, message_type, body, headers, correlation_id)
         SELECT $1, $18, $19, $19, $12, $20, id FROM job WHERE id = $2 AND $18::text IS NOT NULL
+        ON CONFLICT (id) DO NOTHING
     ), audit AS (
         INSERT INTO control_plane.audit_log (actor, action, project_id, job_id, request_id, client)
         SELECT $16, CASE WHEN id = $2 THEN 'export.request' ELSE 'export.coalesce' END,
