@@ -37,10 +37,10 @@ async def empty(connection: asyncpg.Connection) -> None:
         await connection.execute(f"DELETE FROM control_plane.{table}")
 
 
-def request_of(project_id: str = "acme", *, request_id: UUID | None = None, **options: object) -> Request:
+def request_of(project_id: str = "acme", **options: object) -> Request:
     """A request by HTTP that also publishes its command."""
     return Request(
-        request_id=request_id or uuid4(),
+        request_id=uuid4(),
         options=ExportOptions.model_validate({"project_id": project_id, **options}),
         source=Source.HTTP,
         actor="user:tester",
