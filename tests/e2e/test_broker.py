@@ -48,7 +48,7 @@ async def next_of(channel: AbstractChannel, queue_name: str) -> AbstractIncoming
 
 async def depth(channel: AbstractChannel, queue_name: str) -> int:
     queue = await channel.get_queue(queue_name)
-    count = (await queue.declare()).message_count if queue else None
+    count = (await queue.declare()).message_count
     assert count is not None
     return count
 

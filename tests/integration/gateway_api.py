@@ -63,8 +63,18 @@ class Gateway:
     database: Database
     http: aiohttp.ClientSession
 
-    async def call(self, method: str, path: str, **options: object) -> Answer:
-        async with self.http.request(method, self.url + path, **options) as response:
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        async with self.http.request(
+            method, self.url + path, json=json, data=data, headers=headers
+        ) as response:
             return Answer(response.status, response.headers, await response.text(), await response.json())
 
     async def export(

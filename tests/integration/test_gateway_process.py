@@ -86,7 +86,8 @@ async def running(database_url: str) -> AsyncIterator[Running]:
     )
     try:
         async with aiohttp.ClientSession() as http:
-            gateway = Running(process, *(f"http://127.0.0.1:{port}" for port in ports), http)
+            api, admin = (f"http://127.0.0.1:{port}" for port in ports)
+            gateway = Running(process, api, admin, http)
             await _until_ready(gateway)
             yield gateway
     finally:

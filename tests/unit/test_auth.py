@@ -12,31 +12,36 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from services.gateway.auth import Caller, TokenRefused, TokenVerifier, check_key, public_key
+from services.gateway.auth import Caller, PublicKey, TokenRefused, TokenVerifier, check_key, public_key
 
 SECRET = "s" * 32
 NOW = 1_800_000_000
 CLAIMS = {"exp": NOW + 60, "project_id": "acme"}
 
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-def verifier(**changes: object) -> TokenVerifier:
-    settings = {"algorithm": "HS256", "key": SECRET, "operator_role": "operator", "now": lambda: NOW}
-    return TokenVerifier(**(settings | changes))
+def verifier(
+    *, algorithm: str = "HS256", key: str | PublicKey = SECRET, audience: str | None = None
+) -> TokenVerifier:
+    return TokenVerifier(
+        algorithm=algorithm, key=key, operator_role="operator", audience=audience, now=lambda: NOW
+    )
 
 
-def bearer(claims: dict[str, object], *, key: object = SECRET, algorithm: str = "HS256") -> str:
+def bearer(claims: dict[str, object], *, key: str | PrivateKey = SECRET, algorithm: str = "HS256") -> str:
     return "Bearer " + jwt.encode(claims, key, algorithm=algorithm)
 
 
-def pem(key: object) -> str:
+def pem(key: PublicKey | ed25519.Ed25519PublicKey) -> str:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 @pytest.mark.parametrize(("algorithm", "key"), [("RS256", RSA_KEY), ("RS512", RSA_KEY), ("ES256", EC_KEY)])
-def test_a_token_of_a_private_key_is_verified_with_the_public_one(algorithm: str, key: object) -> None:
+def test_a_token_of_a_private_key_is_verified_with_the_public_one(algorithm: str, key: PrivateKey) -> None:
     """RS* and ES* by a PEM."""
     verified = verifier(algorithm=algorithm, key=public_key(pem(key.public_key())))
 
@@ -122,7 +127,7 @@ def test_the_secret_does_not_show() -> None:
         ("PS256", RSA_KEY.public_key()),
     ],
 )
-def test_a_key_that_does_not_fit_is_refused_before_any_token(algorithm: str, key: object) -> None:
+def test_a_key_that_does_not_fit_is_refused_before_any_token(algorithm: str, key: str | PublicKey) -> None:
     """Also a weak one, and a public key given as a secret."""
     with pytest.raises(ValueError, match="key"):
         check_key(algorithm, key)
