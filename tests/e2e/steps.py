@@ -172,9 +172,7 @@ async def require_nothing_left(stack: Stack, connection: asyncpg.Connection, job
     """No process, no server session, no file, no unsent message, no row of a set that is not the backup's."""
 
     async def at_rest() -> bool:
-        sessions: int = await connection.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE $1", f"pgferry:{job_id}:%"
-        )
+        sessions = await sessions_of(connection, job_id)
         unsent: int = await connection.fetchval(
             "SELECT count(*) FROM control_plane.outbox WHERE sent_at IS NULL"
         )
@@ -195,6 +193,14 @@ async def require_nothing_left(stack: Stack, connection: asyncpg.Connection, job
     )
     assert [tuple(found) for found in sets] == [(row["dump_fence"], "sent")]
     assert await connection.fetchval("SELECT count(*) FROM control_plane.backups") == 1
+
+
+async def sessions_of(connection: asyncpg.Connection, job_id: UUID, fence: int | str = "%") -> int:
+    """Server sessions that a job's workers have open."""
+    count: int = await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE $1", f"pgferry:{job_id}:{fence}"
+    )
+    return count
 
 
 async def all_sent(connection: asyncpg.Connection) -> None:

@@ -96,6 +96,7 @@ async def test_an_exporter_that_wakes_after_its_successor_finished_changes_nothi
     assert (row["status"], row["dump_fence"]) == ("completed", 2)
     successor.wait_ready()
     await steps.all_sent(connection)
+    assert await steps.sessions_of(connection, job_id, fence=1) == 0
     before = await _everything(stack, bot_api, connection)
 
     sleeper.resume()
