@@ -212,7 +212,7 @@ def _fetch(pgferry: Stack, narration: Narration, backup_id: str) -> Fetched:
         if done.returncode:
             raise DemoFailed(done.stderr)
         parts = len(list(folder.glob("part-*")))
-        step.says = f"pgferry backups fetch: manifest and {parts} parts are back, and checked"
+        step.says = f"pgferry backups fetch: the manifest and all parts ({parts}) are back, and checked"
     identity = pgferry.directory / "backup-key.txt"
     identity.touch(mode=0o600)
     identity.write_text(pgferry.keys.identity + "\n", encoding="ascii")
