@@ -1,5 +1,6 @@
 """A message with its address: what storage keeps in the outbox and messaging carries."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,6 +11,8 @@ from pydantic import BaseModel
 from shared.contracts.topology import DEAD, EXCHANGE_OF
 
 HeaderValue = str | int
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,9 @@ class Delivery:
 
     @property
     def traceparent(self) -> str | None:
+        """The header if it is one (W3C Trace Context); it goes on into our rows and messages."""
         value = self.headers.get("traceparent")
-        return value if isinstance(value, str) else None
+        return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
 
 
 def envelope_of(

@@ -4,20 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aio_pika
-import aiormq
 from aio_pika.abc import AbstractConnection
 
 #: A frozen broker is noticed after about three heartbeats.
 HEARTBEAT_SECONDS = 15
 CONNECT_SECONDS = 10.0
 
-#: Whatever aio-pika raises when the broker is away, refuses or hangs up.
-BROKER_ERRORS = (
-    aio_pika.exceptions.AMQPError,
-    aiormq.exceptions.AMQPError,
-    OSError,
-    TimeoutError,
-)
+#: Whatever aio-pika raises when the broker is away, refuses or hangs up: its own list, which holds
+#: RuntimeError because a closed channel is one (ChannelInvalidStateError).
+BROKER_ERRORS = (*aio_pika.exceptions.CONNECTION_EXCEPTIONS, TimeoutError)
 
 
 @asynccontextmanager

@@ -7,13 +7,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import aiormq
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
 from shared.contracts.envelope import Delivery
 from shared.contracts.errors import Unavailable, Unreadable
 from shared.contracts.topology import Queue
+from shared.messaging.connection import BROKER_ERRORS
 from shared.messaging.session import BrokerLost
 from shared.runtime.backoff import backoff
 from shared.runtime.metrics import DELIVERIES, DELIVERY_OUTCOMES
@@ -61,15 +61,17 @@ class Consumer:
         delivery = _delivery(message)
         try:
             outcome = await self._handled(delivery)
-            await message.ack()
-        except aiormq.exceptions.AMQPError as error:
-            log.info("not acknowledged, will be delivered again", reason=repr(error))
-            return
+            settle = message.ack
         except Exception:
             log.exception("a message met an unforeseen error and goes back", queue=self.queue.name)
             outcome = "returned"
+            settle = message.nack
             await asyncio.sleep(RETURN_SECONDS)
-            await message.nack(requeue=True)
+        try:
+            await settle()
+        except BROKER_ERRORS as error:
+            log.info("not acknowledged, will be delivered again", reason=repr(error))
+            return
         DELIVERIES.labels(self.queue.name, outcome).inc()
 
     async def _handled(self, delivery: Delivery) -> str:
@@ -103,11 +105,16 @@ async def _watch_cancel(channel: AbstractChannel) -> asyncio.Event:
 def _delivery(message: AbstractIncomingMessage) -> Delivery:
     return Delivery(
         body=message.body,
-        message_id=message.message_id,
-        message_type=message.type,
-        app_id=message.app_id,
+        message_id=_text(message.message_id),
+        message_type=_text(message.type),
+        app_id=_text(message.app_id),
         exchange=message.exchange or "",
         routing_key=message.routing_key or "",
         content_type=message.content_type,
         headers=dict(message.headers),
     )
+
+
+def _text(value: str | None) -> str | None:
+    """PostgreSQL keeps every character but NUL; foreign publishers may write any."""
+    return value.replace("\x00", "\ufffd") if value else value

@@ -17,7 +17,8 @@ CONFIRM_SECONDS = 10.0
 class NotPublished(Exception):
     """The broker does not have the message, or nobody knows: the row stays and is tried again.
 
-    `in_doubt`: the outcome is unknown, so this channel's confirmations can no longer be told apart.
+    `in_doubt`: the outcome is unknown; the channel is gone, or its confirmations can no longer be told
+    apart.
     """
 
     def __init__(self, text: str, *, in_doubt: bool) -> None:
@@ -26,7 +27,7 @@ class NotPublished(Exception):
 
 
 class Publisher:
-    """Publishes with confirms on one channel; after an outcome in doubt, open another."""
+    """Publishes with confirms on one channel; after an outcome in doubt, begin with a new connection."""
 
     def __init__(self, channel: AbstractChannel) -> None:
         self._channel = channel
@@ -55,9 +56,6 @@ class Publisher:
             raise NotPublished(f"{type(error).__name__}: {error}", in_doubt=True) from error
         if not isinstance(confirmation, aiormq.spec.Basic.Ack):
             raise NotPublished(f"the broker answered {type(confirmation).__name__}", in_doubt=False)
-
-    async def close(self) -> None:
-        await self._channel.close()
 
 
 def _asked_to_stop() -> bool:

@@ -24,8 +24,8 @@ POLL_SECONDS = 1.0
 BATCH = 100
 #: Longer than a confirmation may take, so that a live relay's rows are not taken by another.
 CLAIM_SECONDS = 30.0
-#: Wait of a row after its n-th failure: 1 s, doubling, at most this.
-LONGEST_WAIT_SECONDS = 60.0
+#: Seconds that a row waits after its 1st, 2nd … failure; the last for all later ones.
+WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ class Relay:
     wake: asyncio.Event
 
     async def run(self, connection: AbstractConnection) -> None:
-        """Publish until the broker is lost (raises BrokerLost)."""
+        """Publish until the broker is lost or an outcome is in doubt (raises BrokerLost)."""
         publisher = await Publisher.open(connection)
         while True:
             if not connection.connected.is_set():  # `is_closed` tells only of our own closing
@@ -63,8 +63,7 @@ class Relay:
                 log.warning("cannot read the outbox", reason=error.sentence)
                 results = []
             if any(error and error.in_doubt for error in results):
-                await publisher.close()
-                publisher = await Publisher.open(connection)
+                raise BrokerLost("the outcome of a publish is in doubt")
             if len(results) < BATCH:
                 await self._sleep()
 
@@ -88,8 +87,7 @@ class Relay:
             await outbox.sent([row.envelope.id for row, error in ended if error is None])
             for row, error in ended:
                 if error is not None:
-                    wait = min(2.0 ** (row.attempts - 1), LONGEST_WAIT_SECONDS)
-                    await outbox.failed(row.envelope.id, str(error), delay_seconds=wait)
+                    await outbox.failed(row.envelope.id, str(error), delay_seconds=_wait_after(row.attempts))
 
     async def _sleep(self) -> None:
         try:
@@ -97,6 +95,10 @@ class Relay:
                 await self.wake.wait()
         except TimeoutError:
             return
+
+
+def _wait_after(attempts: int) -> float:
+    return WAITS_SECONDS[min(attempts, len(WAITS_SECONDS)) - 1]
 
 
 async def _publish(publisher: Publisher, row: OutboxRow) -> NotPublished | None:
