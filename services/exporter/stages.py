@@ -23,7 +23,7 @@ from services.exporter.copy_counter import CopyCounter
 from shared.contracts.job import Compression
 from shared.contracts.manifest import Part, Stream
 from shared.runtime.worker import Progress
-from shared.storage.spool import Prefix, part_name
+from shared.storage.spool import Prefix, part_name, write_all
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdCompressor
@@ -180,13 +180,6 @@ def part_limit(index: int, part_size_bytes: int) -> int:
 
 def parsed_recipients(recipients: Sequence[str]) -> list["pyrage.x25519.Recipient"]:
     return [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
-
-
-def write_all(sink: FileIO, piece: memoryview | bytes) -> None:
-    """An unbuffered write may take less than it was given."""
-    view = memoryview(piece)
-    while view:
-        view = view[sink.write(view) or 0 :]
 
 
 def _transform(

@@ -46,19 +46,26 @@ class Prefix:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[FileIO]:
-        """A file that has its name only after it was written whole and has reached the disk."""
-        staging = self.path / (name + STAGING_SUFFIX)
+        """A file that has its name only after it was written whole and has reached the disk.
+
+        Each writing has a staging name of its own: one that a killed process left is in nobody's way.
+        """
+        staging = self.path / f"{name}.{uuid4().hex}{STAGING_SUFFIX}"
         descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with FileIO(descriptor, "wb") as file:
-            yield file
-            os.fsync(descriptor)
-        staging.rename(self.path / name)
+        try:
+            with FileIO(descriptor, "wb") as file:
+                yield file
+                os.fsync(descriptor)
+            staging.rename(self.path / name)
+        except BaseException:
+            staging.unlink(missing_ok=True)
+            raise
 
     def write_dump(self, dump: Dump) -> None:
         """The commit point of the dump: the folder's earlier renames are flushed before it."""
         self._flush()
         with self.writing(DUMP_FILE) as file:
-            file.write(dump.model_dump_json(indent=1).encode())
+            write_all(file, dump.model_dump_json(indent=1).encode())
         self._flush()
 
     def read_dump(self) -> Dump:
@@ -76,7 +83,7 @@ class Prefix:
 
     def write_manifest(self, content: bytes) -> None:
         with self.writing(MANIFEST_FILE) as file:
-            file.write(content)
+            write_all(file, content)
         self._flush()
 
     def verified_part(self, part: Part) -> Path:
@@ -159,6 +166,13 @@ def _marker_of(root: Path) -> UUID:
     finally:
         staging.unlink()
     return UUID((root / MARKER).read_text(encoding="ascii").strip())
+
+
+def write_all(sink: FileIO, piece: memoryview | bytes) -> None:
+    """An unbuffered write may take less than it was given, as on a disk that is nearly full."""
+    view = memoryview(piece)
+    while view:
+        view = view[sink.write(view) or 0 :]
 
 
 def part_name(index: int) -> str:

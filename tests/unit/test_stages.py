@@ -123,7 +123,7 @@ async def test_standard_tools_get_the_plain_stream_back(
 
     age = f"| age -d -i {key}" if recipients else ""
     command = f"cat {prefix.path}/part-* {age} {DECOMPRESS[compression]}"
-    restored = subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout  # noqa: ASYNC221, S607
+    restored = subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout  # noqa: ASYNC221
     stored = b"".join(part.read_bytes() for part in sorted(prefix.path.iterdir()))
     assert restored == text
     assert (pipeline.plain.plain.size_bytes, pipeline.plain.plain.sha256) == (len(text), sha256(text))
@@ -210,6 +210,42 @@ async def test_a_folder_that_is_gone_is_what_is_told(prefix: Prefix) -> None:
         await pipeline.run(ENDLESS)
 
     assert pipeline.exit_code != 0
+
+
+def test_a_description_that_is_written_only_in_part_is_not_there(prefix: Prefix) -> None:
+    """On a disk that is nearly full a write takes what fits, and says so by a number only."""
+    path = prefix.path / "manifest.json"
+    with largest_file(100), pytest.raises(OSError, match="File too large"):
+        prefix.write_manifest(b"x" * 5000)
+
+    assert list(prefix.path.iterdir()) == []
+    prefix.write_manifest(b"x" * 5000)
+    assert path.stat().st_size == 5000
+
+
+def test_what_a_killed_writer_left_is_in_nobodys_way(prefix: Prefix) -> None:
+    """The next process writes the same name again."""
+    interrupted = prefix.writing("manifest.json")
+    file = interrupted.__enter__()
+    file.write(b"half")
+
+    prefix.write_manifest(b"whole")
+
+    assert prefix.manifest_path.read_bytes() == b"whole"
+    with contextlib.suppress(StageBroke):
+        interrupted.__exit__(StageBroke, StageBroke(), None)
+    assert prefix.manifest_path.read_bytes() == b"whole"
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process write no file beyond so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 class StageBroke(Exception):
