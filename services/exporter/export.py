@@ -6,7 +6,8 @@ Called by the worker for each claim. What makes a dump good is decided in `servi
 import asyncio
 import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -55,7 +56,8 @@ class Export:
         await asyncio.to_thread(self.spool.remove_older, claim.job_id, claim.fence)
         try:
             dump = await self._unless_swapped(claim, schema, prefix, progress)
-            await asyncio.to_thread(prefix.write_dump, dump)
+            with _writing():
+                await asyncio.to_thread(prefix.write_dump, dump)
         except BaseException:
             await asyncio.to_thread(prefix.remove)
             raise
@@ -127,7 +129,8 @@ class Export:
             ) as snapshot,
         ):
             command = self._command(claim, snapshot)
-            await asyncio.to_thread(prefix.create)
+            with _writing():
+                await asyncio.to_thread(prefix.create)
             streamed, rows = await self._stream_and_count(claim, command, snapshot, prefix, progress)
             require_whole(streamed, snapshot, rows)
             return describe(
@@ -167,10 +170,8 @@ class Export:
         stages: list[Stage] = [stage for stage in (plain, compress, encrypt, cut) if stage is not None]
         source, output = open_pipe()
         async with pg_dump.running(command, output) as dump:
-            try:
+            with _writing():
                 await run_stages(stages, source, stop=dump.kill)
-            except (OSError, UnknownStream) as error:
-                raise _stage_failed(error) from error
             exit_code, stderr = await dump.ended()
         return Streamed(plain, cut, exit_code, stderr)
 
@@ -204,9 +205,18 @@ async def _require_same_schema(probe: Probe, before: Identity, *, cause: Failure
         ) from cause
 
 
-def _stage_failed(error: Exception) -> TemporaryError:
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return TemporaryError("spool_full", "The spool has no room for the dump.")
-    if isinstance(error, UnknownStream):
-        return TemporaryError("stream_unknown", f"pg_dump wrote what this version cannot read: {error}.")
-    return TemporaryError("spool_failed", f"The dump could not be written: {error}.")
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Give what can go wrong with stream and spool its name; paths are ours alone, so none is told."""
+    try:
+        yield
+    except UnknownStream as error:
+        raise TemporaryError(
+            "stream_unknown", f"pg_dump wrote what this version cannot read: {error}."
+        ) from error
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise TemporaryError("spool_full", "The spool has no room for the dump.") from error
+        raise TemporaryError(
+            "spool_failed", f"The dump could not be written: {error.strerror or type(error).__name__}."
+        ) from error

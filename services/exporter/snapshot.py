@@ -32,6 +32,11 @@ _TABLES = """
 
 _LOCK_PROJECT = "SELECT pg_catalog.pg_try_advisory_lock_shared($1, pg_catalog.hashtext($2))"
 
+# Not now(): that is when the transaction began, before it waited for the locks.
+_EXPORT_SNAPSHOT = """
+    SELECT pg_catalog.pg_export_snapshot() AS id, pg_catalog.statement_timestamp() AS taken_at
+"""
+
 _END_OLDER_SESSIONS = """
     SELECT pg_catalog.pg_terminate_backend(pid, 5000)
       FROM pg_catalog.pg_stat_activity
@@ -115,7 +120,11 @@ async def open_tenant(url: str, claim: Claim) -> AsyncIterator[asyncpg.Connectio
         connection = await asyncpg.connect(
             url,
             timeout=10,
-            server_settings={"application_name": claim.application_name, "search_path": "pg_catalog"},
+            server_settings={
+                "application_name": claim.application_name,
+                "search_path": "pg_catalog",
+                "idle_session_timeout": "0",  # a probe says nothing for as long as the dump takes
+            },
         )
     try:
         yield connection
@@ -145,12 +154,11 @@ async def hold_snapshot(
         if own := [table for table in tables if not table.of_extension]:
             names = ", ".join(f"ONLY {qualified(schema, table.name)}" for table in own)
             await connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
-        snapshot_id: str = await connection.fetchval("SELECT pg_catalog.pg_export_snapshot()")
-        taken_at: datetime = await connection.fetchval("SELECT pg_catalog.now()")
+        [exported] = await connection.fetch(_EXPORT_SNAPSHOT)
         seen = await _tables(connection, schema)
     if seen != list(tables):
         raise TemporaryError("tables_changed", "Tables were made or dropped while the dump began.")
-    yield Snapshot(connection, schema, snapshot_id, taken_at, seen)
+    yield Snapshot(connection, schema, exported["id"], exported["taken_at"], seen)
 
 
 @contextmanager
@@ -160,6 +168,8 @@ def speaking_to_tenant() -> Iterator[None]:
         yield
     except asyncpg.LockNotAvailableError as error:
         raise TemporaryError("lock_timeout", "A table was locked by somebody else for too long.") from error
+    except asyncpg.DeadlockDetectedError as error:
+        raise TemporaryError("deadlock", "Somebody altered several tables while we locked them.") from error
     except asyncpg.InsufficientPrivilegeError as error:
         raise PermanentError(
             "permission_missing", f"The dump role may not read everything: {error}."

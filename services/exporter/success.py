@@ -24,7 +24,7 @@ def require_whole(streamed: Streamed, snapshot: Snapshot, rows: Mapping[str, int
     """Raises TemporaryError unless the stream is whole and holds exactly the snapshot's rows."""
     if streamed.exit_code != 0:
         raise TemporaryError(
-            "pg_dump_failed", f"pg_dump ended with {streamed.exit_code}: {_last_line(streamed.stderr)}"
+            "pg_dump_failed", f"pg_dump ended with {streamed.exit_code}: {_complaint(streamed.stderr)}"
         )
     if not streamed.plain.complete:
         raise TemporaryError("stream_cut", "pg_dump's output ends before its completion line.")
@@ -44,5 +44,7 @@ def _difference(streamed: Mapping[tuple[str, str], int], counted: Mapping[tuple[
     return f"The dump does not hold the snapshot's rows: {shown}{more}."
 
 
-def _last_line(stderr: str) -> str:
-    return stderr.splitlines()[-1] if stderr else "no message"
+def _complaint(stderr: str) -> str:
+    """The first error; details and the query follow it."""
+    lines = stderr.splitlines()
+    return next((line for line in lines if "error:" in line), lines[-1] if lines else "no message")

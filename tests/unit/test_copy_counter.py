@@ -93,7 +93,7 @@ def test_pieces_of_any_size_give_the_same_counts(size: int) -> None:
     assert counter.between_statements
 
 
-@pytest.mark.parametrize("size", [1, 7, len(SAMPLE)])
+@pytest.mark.parametrize("size", [3, 64])
 def test_a_cut_stream_ends_inside_something_or_lacks_a_table(size: int) -> None:
     """Until the last end marker has come, no cut looks like the whole."""
     last_data = SAMPLE.rindex(b"\n\\.\n") + len(b"\n\\.\n")
