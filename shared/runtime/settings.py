@@ -4,13 +4,14 @@ Composition roots call `load`; each service adds its fields to `ServiceSettings`
 Every variable `NAME` may instead be given as `NAME_FILE`, the path of a file that holds the value.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self, TypeVar
-from urllib.parse import urlsplit
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -37,9 +38,11 @@ class SettingsError(Exception):
 
 
 class _EnvironmentAndFiles(EnvSettingsSource):
+    """An empty value counts as none: compose files leave variables empty rather than unset."""
+
     def _load_env_vars(self) -> Mapping[str, str | None]:
         values, _ = read_environment(os.environ)
-        return values
+        return {name: value for name, value in values.items() if value}
 
 
 class Settings(BaseSettings):
@@ -47,7 +50,6 @@ class Settings(BaseSettings):
         frozen=True,
         extra="ignore",
         case_sensitive=True,
-        env_ignore_empty=True,
         use_attribute_docstrings=True,
     )
 
@@ -56,6 +58,15 @@ class Settings(BaseSettings):
         cls, settings_cls: type[BaseSettings], *_args: object, **_sources: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (_EnvironmentAndFiles(settings_cls),)
+
+    @field_validator("*")
+    @classmethod
+    def _is_url_if_it_looks_like_one(cls, value: object) -> object:
+        try:
+            list(_secrets_of(value))
+        except ValueError:
+            raise ValueError("is not a URL") from None
+        return value
 
     def secrets(self) -> Iterator[str]:
         """Every value that must never be shown: what logs redact."""
@@ -81,7 +92,9 @@ class WorkerSettings(ServiceSettings):
     lease_seconds: float = Field(default=60, gt=0, le=3600, alias="PGFERRY_LEASE_SECONDS")
     """How long a worker that died keeps its job."""
 
-    heartbeat_seconds: float = Field(default=15, gt=0, alias="PGFERRY_HEARTBEAT_SECONDS")
+    heartbeat_seconds: float = Field(
+        default=15, gt=0, alias="PGFERRY_HEARTBEAT_SECONDS", validate_default=True
+    )
     """Between two renewals of the lease; at most a third of it, so that two may fail."""
 
     poll_seconds: float = Field(default=5, gt=0, le=60, alias="PGFERRY_POLL_SECONDS")
@@ -96,11 +109,12 @@ class WorkerSettings(ServiceSettings):
     retry_scale: float = Field(default=1, gt=0, le=10, alias="PGFERRY_RETRY_SCALE")
     """Multiplies the waits of 10 s, 60 s and 5 min between attempts."""
 
-    @model_validator(mode="after")
-    def _heartbeat_fits_lease(self) -> Self:
-        if self.heartbeat_seconds * 3 > self.lease_seconds:
-            raise ValueError("PGFERRY_HEARTBEAT_SECONDS must be at most a third of PGFERRY_LEASE_SECONDS")
-        return self
+    @field_validator("heartbeat_seconds")
+    @classmethod
+    def _fits_lease(cls, value: float, info: ValidationInfo) -> float:
+        if value * 3 > info.data.get("lease_seconds", math.inf):
+            raise ValueError("must be at most a third of PGFERRY_LEASE_SECONDS")
+        return value
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -174,6 +188,14 @@ def _secrets_of(value: object) -> Iterator[str]:
         for item in value:
             yield from _secrets_of(item)
     elif isinstance(value, str) and "://" in value:
-        password = urlsplit(value).password
+        yield from _passwords_in(value)
+
+
+def _passwords_in(url: str) -> Iterator[str]:
+    """As written and as meant; PostgreSQL also takes one from the query. Raises ValueError."""
+    parts = urlsplit(url)
+    pairs = [pair.partition("=") for pair in parts.query.split("&")]
+    written = [value for name, _, value in pairs if name == "password"]
+    for password in [parts.password, *written]:
         if password:
-            yield password
+            yield from {password, unquote(password)}
