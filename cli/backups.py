@@ -1,7 +1,9 @@
-"""`pgferry backups …`: what is in the chat, and how to get it back."""
+"""`pgferry backups …`: what is in the chat, and how to get it back.
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+Only `fetch` loads the Telegram library.
+"""
+
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,27 +11,31 @@ from uuid import UUID
 
 import typer
 
-from cli.fetch import Fetch, Fetched
-from cli.output import show_fields, show_json, show_table, size_of
+from cli.output import counted, show_fields, show_json, show_table, size_of
 from cli.run import CannotDo, control_plane, finished, settings_or_exit
 from cli.settings import FetchSettings
+from shared.contracts.job import Compression
 from shared.contracts.manifest import Manifest
-from shared.runtime.signing import MANIFEST, Signer
 from shared.storage.backups import Backup
-from shared.telegram.client import TelegramChatStore, open_telegram
 
 app = typer.Typer(no_args_is_help=True, help="List backups, and bring one back from the chat.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+BackupId = Annotated[UUID, typer.Argument(help="As `pgferry backups list` shows it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+_DECOMPRESS = {Compression.ZSTD: ["zstd -d"], Compression.GZIP: ["gzip -d"], Compression.NONE: []}
 
 
 @app.command("list")
 def list_backups(
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """The newest backups first."""
+    """The newest backups first.
+
+    Example: pgferry backups list --project acme
+    """
     backups = finished(_list(project, limit))
     if as_json:
         show_json([asdict(backup) for backup in backups])
@@ -54,40 +60,47 @@ def list_backups(
 
 
 @app.command()
-def show(backup_id: UUID, as_json: AsJson = False) -> None:
-    """Everything about one backup."""
+def show(backup_id: BackupId, as_json: AsJson = False) -> None:
+    """Everything about one backup.
+
+    Example: pgferry backups show 0a4c8f5e-7c56-4be2-8a02-5d7d1d4f9e11 --json
+    """
     backup = asdict(finished(_find(backup_id)))
     if as_json:
         show_json(backup)
     else:
-        show_fields([(name, value) for name, value in backup.items() if value is not None])
+        show_fields(backup)
 
 
 @app.command()
 def fetch(
-    backup_id: UUID,
+    backup_id: BackupId,
     to: Annotated[Path, typer.Option("--to", help="A new or empty folder.", file_okay=False)],
 ) -> None:
     """Bring manifest and parts back from the chat, check them, and write SHA256SUMS.
 
-    Example: pgferry backups fetch 0a4c… --to /restore/acme
+    Example: pgferry backups fetch 0a4c8f5e-7c56-4be2-8a02-5d7d1d4f9e11 --to /restore/acme
 
     From there on only standard tools are needed; the command prints them.
     """
-    fetched = finished(_fetch(backup_id, to))
-    typer.echo(f"{len(fetched.parts)} parts, {size_of(fetched.size_bytes)}, checked, in {to}", err=True)
-    typer.echo(restore_lines(fetched.manifest, to))
+    manifest = finished(_fetch(backup_id, to))
+    parts, size = counted(len(manifest.parts), "part"), size_of(manifest.dump.stored.size_bytes)
+    typer.echo(f"{parts}, {size}, checked, in {to}", err=True)
+    typer.echo(restore_lines(manifest, to))
 
 
 def restore_lines(manifest: Manifest, folder: Path) -> str:
-    """The standard commands that restore this backup into an empty database."""
-    steps = ["cat part-*"]
-    if manifest.dump.encryption:
-        steps.append("age -d -i KEY_FILE")
-    if manifest.dump.compression.value != "none":
-        steps.append({"zstd": "zstd -d", "gzip": "gzip -d"}[manifest.dump.compression.value])
-    steps.append('psql -X -v ON_ERROR_STOP=1 --single-transaction "$TARGET_URL"')
-    return f"cd {folder}\nsha256sum -c SHA256SUMS\n" + " | ".join(steps)
+    """The standard commands that restore this backup into an empty database.
+
+    They are one list of `&&`: psql would commit what it got of a stream whose parts are not right.
+    """
+    steps = [
+        "cat part-*",
+        *(["age -d -i KEY_FILE"] if manifest.dump.encryption else []),
+        *_DECOMPRESS[manifest.dump.compression],
+        'psql -X -v ON_ERROR_STOP=1 --single-transaction "$TARGET_URL"',
+    ]
+    return f"cd {shlex.quote(str(folder))} &&\nsha256sum -c SHA256SUMS &&\n" + " | ".join(steps)
 
 
 async def _list(project: str | None, limit: int) -> list[Backup]:
@@ -103,16 +116,8 @@ async def _find(backup_id: UUID) -> Backup:
     return backup
 
 
-async def _fetch(backup_id: UUID, to: Path) -> Fetched:
+async def _fetch(backup_id: UUID, to: Path) -> Manifest:
+    from cli.fetch import fetch_backup  # noqa: PLC0415 - see the module's docstring
+
     settings = settings_or_exit(FetchSettings)
-    backup = await _find(backup_id)
-    async with _telegram(settings) as telegram:
-        return await Fetch(telegram, Signer.of(settings.signing_secrets, purpose=MANIFEST))(backup, to)
-
-
-@asynccontextmanager
-async def _telegram(settings: FetchSettings) -> AsyncIterator[TelegramChatStore]:
-    token = settings.bot_token.get_secret_value()
-    async with open_telegram(token, settings.telegram_api_url) as telegram:
-        await telegram.introduce()
-        yield telegram
+    return await fetch_backup(settings, await _find(backup_id), to)

@@ -1,32 +1,53 @@
 """Brings a backup back from the chat into a folder: manifest, parts, SHA256SUMS.
 
-Nothing gets its final name before its size and hash were checked.
+`pgferry backups fetch` calls it. Nothing gets its final name before its size and hash were checked.
 """
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from cli.run import CannotDo
+from cli.settings import FetchSettings
+from shared.contracts.errors import TemporaryError
 from shared.contracts.manifest import Manifest, SentPart
-from shared.runtime.signing import Signer
+from shared.runtime.signing import MANIFEST, Signer
 from shared.storage.backups import Backup
 from shared.storage.spool import MANIFEST_FILE, part_name
-from shared.telegram.client import TelegramChatStore
+from shared.telegram.client import TelegramChatStore, open_telegram
+from shared.telegram.errors import FloodWait
 
 SUMS_FILE = "SHA256SUMS"
 _STAGING = ".staging"
 _DOWNLOADS_AT_ONCE = 4
+_ATTEMPTS = 3
+_RETRY_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    manifest: Manifest
-    parts: list[Path]
-    size_bytes: int
+async def fetch_backup(settings: FetchSettings, backup: Backup, folder: Path) -> Manifest:
+    """Raises CannotDo, NotAuthentic, Fatal or a Failure; parts that came back whole stay."""
+    signer = Signer.of(settings.signing_secrets, purpose=MANIFEST)
+    async with open_telegram(settings.bot_token.get_secret_value(), settings.telegram_api_url) as telegram:
+        await _introduce(telegram, backup)
+        return await Fetch(telegram, signer)(backup, folder)
+
+
+async def _introduce(telegram: TelegramChatStore, backup: Backup) -> None:
+    try:
+        await telegram.introduce()
+    except FloodWait as wait:
+        raise CannotDo(f"Telegram asks to wait {wait.seconds:.0f} s before the next call") from wait
+    if telegram.bot_id != backup.bot_id:
+        raise CannotDo(
+            f"bot {backup.bot_id} sent this backup and TELEGRAM_BOT_TOKEN is bot {telegram.bot_id}'s: "
+            "Telegram gives a document to the bot that sent it, and to no other"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +55,7 @@ class Fetch:
     telegram: TelegramChatStore
     signer: Signer
 
-    async def __call__(self, backup: Backup, folder: Path) -> Fetched:
-        """Raises CannotDo, NotAuthentic, or a Failure; whatever was fetched whole stays."""
+    async def __call__(self, backup: Backup, folder: Path) -> Manifest:
         _prepare(folder)
         manifest = await self._manifest(backup, folder)
         gate = asyncio.Semaphore(_DOWNLOADS_AT_ONCE)
@@ -43,30 +63,52 @@ class Fetch:
         paths = [folder / part_name(part.index) for part in manifest.parts]
         await asyncio.to_thread(_require_whole, manifest, paths)
         _write_sums(folder, manifest)
-        return Fetched(manifest, paths, manifest.dump.stored.size_bytes)
+        return manifest
 
     async def _manifest(self, backup: Backup, folder: Path) -> Manifest:
         """The manifest, if it is the one that was recorded and one of our keys signed it."""
         if backup.manifest_file_id is None:
             raise CannotDo(f"backup {backup.id} was recorded without a manifest")
-        target = folder / MANIFEST_FILE
-        staging = target.with_suffix(_STAGING)
-        sha256 = await self.telegram.fetch(backup.manifest_file_id, staging)
-        if sha256 != backup.manifest_sha256:
-            raise CannotDo("the manifest in the chat is not the one that was recorded")
-        document = json.loads(staging.read_bytes())
-        self.signer.verify(document)
-        staging.rename(target)
+        with _staged(folder / MANIFEST_FILE) as staging:
+            sha256 = await self._download(backup.manifest_file_id, staging)
+            if sha256 != backup.manifest_sha256:
+                raise CannotDo("the manifest in the chat is not the one that was recorded")
+            document = json.loads(staging.read_bytes())
+            self.signer.verify(document)
         return Manifest.model_validate(document)
 
     async def _part(self, part: SentPart, folder: Path, gate: asyncio.Semaphore) -> None:
-        target = folder / part_name(part.index)
-        staging = target.with_suffix(_STAGING)
         async with gate:
-            sha256 = await self.telegram.fetch(part.file_id, staging, size_bytes=part.size_bytes)
-        if sha256 != part.sha256:
-            raise CannotDo(f"part {part.index} came back altered: its hash is not the manifest's")
+            with _staged(folder / part_name(part.index)) as staging:
+                sha256 = await self._download(part.file_id, staging, size_bytes=part.size_bytes)
+                if sha256 != part.sha256:
+                    raise CannotDo(f"part {part.index} came back altered: its hash is not the manifest's")
+
+    async def _download(self, file_id: str, target: Path, *, size_bytes: int | None = None) -> str:
+        """Try again what may pass; a wait that Telegram asks for costs no attempt."""
+        attempt = 1
+        while True:
+            try:
+                return await self.telegram.fetch(file_id, target, size_bytes=size_bytes)
+            except FloodWait as wait:
+                typer.echo(f"Telegram asks to wait {wait.seconds:.0f} s", err=True)
+                await asyncio.sleep(wait.seconds)
+            except TemporaryError:
+                if attempt == _ATTEMPTS:
+                    raise
+                attempt += 1
+                await asyncio.sleep(_RETRY_SECONDS)
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """Where to write; what is there gets its name when the block ends well, else it is removed."""
+    staging = target.with_name(target.name + _STAGING)
+    try:
+        yield staging
         staging.rename(target)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def _prepare(folder: Path) -> None:

@@ -9,29 +9,30 @@ import typer
 from pydantic import ValidationError
 
 from cli.output import show_fields, show_json, show_table
-from cli.run import CannotDo, control_plane, finished
+from cli.run import CannotDo, control_plane, fail, finished
 from shared.contracts.job import FINAL, Compression, ExportOptions, Format, Priority, Status
 from shared.storage.database import Database
 from shared.storage.jobs import Job
-from shared.storage.requests import Accepted, Request, Source, accept
+from shared.storage.requests import Accepted, Outcome, Request, Source, accept
 
 app = typer.Typer(no_args_is_help=True, help="Look at export jobs, and cancel them.")
 
 _WAIT_SECONDS = 0.5
 
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+JobId = Annotated[UUID, typer.Argument(help="As `pgferry jobs list` shows it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
 def export(
     project: Annotated[str, typer.Argument(help="The project's id in control_plane.projects.")],
     format: Annotated[Format, typer.Option(help="pg_dump's format.")] = Format.SQL,  # noqa: A002
-    compression: Annotated[Compression, typer.Option()] = Compression.ZSTD,
-    priority: Annotated[Priority, typer.Option()] = Priority.NORMAL,
+    compression: Annotated[Compression, typer.Option(help="Before it is encrypted.")] = Compression.ZSTD,
+    priority: Annotated[Priority, typer.Option(help="High ones are begun first.")] = Priority.NORMAL,
     caption: Annotated[str | None, typer.Option(help="Shown with every document in the chat.")] = None,
     filename: Annotated[str | None, typer.Option(help="Begins every document's name.")] = None,
     storage_path: Annotated[str | None, typer.Option(help="A label like invoices/2026.")] = None,
-    expires_in_days: Annotated[int | None, typer.Option()] = None,
-    notify_email: Annotated[str | None, typer.Option()] = None,
+    expires_in_days: Annotated[int | None, typer.Option(help="Kept for ever without it.")] = None,
+    notify_email: Annotated[str | None, typer.Option(help="Told when the job ends.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; exit 1 unless completed.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -52,23 +53,24 @@ def export(
             notify_email=notify_email,
         )
     except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False, include_context=False):
-            typer.echo(f"pgferry: {problem['loc'][0]}: {problem['msg']}", err=True)
-        raise typer.Exit(2) from error
+        fail(*_problems(error), code=2)
     job = finished(_export(options, wait=wait))
     _show(job, as_json=as_json)
     if wait and job.status is not Status.COMPLETED:
-        raise typer.Exit(1)
+        fail(f"job {job.id} {_end_of(job)}")
 
 
 @app.command("list")
 def list_jobs(
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
     status: Annotated[Status | None, typer.Option(help="Only these.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """The newest jobs first."""
+    """The newest jobs first.
+
+    Example: pgferry jobs list --project acme --status failed
+    """
     jobs = finished(_list(project, status, limit))
     if as_json:
         show_json([_public(job) for job in jobs])
@@ -80,14 +82,20 @@ def list_jobs(
 
 
 @app.command()
-def show(job_id: UUID, as_json: AsJson = False) -> None:
-    """Everything about one job."""
+def show(job_id: JobId, as_json: AsJson = False) -> None:
+    """Everything about one job.
+
+    Example: pgferry jobs show 5f0c2a9e-6d1b-4f0e-9a37-2f6f3c8d7b10 --json
+    """
     _show(finished(_find(job_id)), as_json=as_json)
 
 
 @app.command()
-def cancel(job_id: UUID) -> None:
-    """Cancel a job that no worker holds at this moment."""
+def cancel(job_id: JobId) -> None:
+    """Cancel a job that no worker holds at this moment.
+
+    Example: pgferry jobs cancel 5f0c2a9e-6d1b-4f0e-9a37-2f6f3c8d7b10
+    """
     job = finished(_cancel(job_id))
     typer.echo(f"cancelled {job.id} of project {job.project_id}")
 
@@ -98,14 +106,21 @@ async def _export(options: ExportOptions, *, wait: bool) -> Job:
             database,
             Request(request_id=uuid4(), options=options, source=Source.CLI, actor="cli", announce=True),
         )
-        typer.echo(_said(accepted), err=True)
+        typer.echo(_said_of(accepted), err=True)
         return await _ended(database, accepted.job) if wait else accepted.job
 
 
 async def _ended(database: Database, job: Job) -> Job:
-    while job.status not in FINAL:
-        await asyncio.sleep(_WAIT_SECONDS)
-        job = await _found(database, job.id)
+    """The job when it is final; each stage that is seen on the way is said on standard error."""
+    try:
+        while job.status not in FINAL:
+            await asyncio.sleep(_WAIT_SECONDS)
+            before, job = job, await _found(database, job.id)
+            if before.stage is not job.stage:
+                typer.echo(f"job {job.id}: {job.stage}", err=True)
+    except asyncio.CancelledError:
+        typer.echo(f"\npgferry: stopped waiting; the job goes on: pgferry jobs show {job.id}", err=True)
+        raise
     return job
 
 
@@ -141,22 +156,39 @@ async def _cancel(job_id: UUID) -> Job:
     raise CannotDo(f"a worker holds job {job_id} now ({found.stage}); only a waiting job can be cancelled")
 
 
-def _said(accepted: Accepted) -> str:
-    return f"job {accepted.job.id}: {accepted.outcome}"
+def _problems(error: ValidationError) -> list[str]:
+    """One for each option, named as it is typed."""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    return [f"{_option(str(problem['loc'][0]))}: {problem['msg']}" for problem in problems]
+
+
+def _option(field: str) -> str:
+    return "PROJECT" if field == "project_id" else "--" + field.replace("_", "-")
+
+
+def _said_of(accepted: Accepted) -> str:
+    if accepted.outcome is Outcome.COALESCED:
+        return f"job {accepted.job.id}: waits already with the same options; this request joined it"
+    return f"job {accepted.job.id}: created"
+
+
+def _end_of(job: Job) -> str:
+    if job.status is Status.FAILED:
+        return f"failed with {job.error_code}: {job.error_message}"
+    return f"was {job.status}"
 
 
 def _show(job: Job, *, as_json: bool) -> None:
-    public = _public(job)
     if as_json:
-        show_json(public)
+        show_json(_public(job))
     else:
-        show_fields([(name, value) for name, value in public.items() if value is not None])
+        show_fields(_public(job))
 
 
 def _public(job: Job) -> dict[str, object]:
     shown = asdict(job)
     for name in ("command", "options", "dump", "traceparent"):
         del shown[name]
-    shown["options"] = job.options.model_dump(mode="json", exclude={"project_id", "notify_email"})
-    shown["dump"] = job.dump.model_dump(mode="json", exclude={"facts", "job_id"}) if job.dump else None
+    shown["options"] = job.options.model_dump(exclude={"project_id", "notify_email"})
+    shown["dump"] = job.dump.model_dump(exclude={"facts", "job_id"}) if job.dump else None
     return shown

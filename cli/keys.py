@@ -8,6 +8,8 @@ from typing import Annotated
 import pyrage
 import typer
 
+from cli.run import fail
+
 app = typer.Typer(no_args_is_help=True, help="Make keys.")
 
 _SECRET_BYTES = 32
@@ -33,12 +35,20 @@ def generate(
     """
     pair = pyrage.x25519.Identity.generate()
     try:
-        descriptor = os.open(identity, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        typer.echo(f"pgferry: {identity} exists; a key file is never overwritten", err=True)
-        raise typer.Exit(1) from error
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"# public key: {pair.to_public()}\n{pair}\n")
+        _write_new(identity, f"# public key: {pair.to_public()}\n{pair}\n")
+    except FileExistsError:
+        fail(f"{identity} exists; a key file is never overwritten")
+    except OSError as error:
+        fail(f"{identity}: {error.strerror}")
     typer.echo(f"PGFERRY_AGE_RECIPIENTS={pair.to_public()}")
     typer.echo(f"PGFERRY_SIGNING_KEY={secrets.token_urlsafe(_SECRET_BYTES)}")
     typer.echo(f"JWT_SECRET={secrets.token_urlsafe(_SECRET_BYTES)}")
+
+
+def _write_new(path: Path, text: str) -> None:
+    """For this user alone, and on the disk before anybody encrypts for it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)

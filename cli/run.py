@@ -1,13 +1,15 @@
 """Runs a command's coroutine and turns what it raises into one sentence and an exit code.
 
-0 done · 1 could not be done · 2 wrong usage or settings
+0 done · 1 could not be done · 2 wrong usage or settings · 130 stopped by Ctrl-C
 """
 
 import asyncio
-from collections.abc import Coroutine
-from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn, TypeVar
 
+import asyncpg
 import typer
 
 from cli.settings import DatabaseSettings
@@ -15,9 +17,11 @@ from shared.contracts.errors import Failure
 from shared.runtime.process import Fatal
 from shared.runtime.settings import AnySettings, SettingsError, load
 from shared.runtime.signing import NotAuthentic
-from shared.storage.database import Database, open_database
+from shared.storage.database import Database, open_database, reaching_database
 
 Result = TypeVar("Result")
+
+_INTERRUPTED = 130  # what a shell reports after SIGINT
 
 
 class CannotDo(Exception):
@@ -26,11 +30,24 @@ class CannotDo(Exception):
 
 def finished(command: Coroutine[Any, Any, Result]) -> Result:
     """Run to the end; exits with 1 and one sentence on a failure that has a name."""
+    logging.getLogger().addHandler(logging.NullHandler())  # libraries would print beside the sentence
     try:
         return asyncio.run(command)
     except (Failure, Fatal, CannotDo, NotAuthentic) as error:
-        typer.echo(f"pgferry: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail(str(error))
+    except asyncpg.PostgresError as error:
+        fail(_postgres_says(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def fail(*sentences: str, code: int = 1) -> NoReturn:
+    """Exit with `code` after one line for each sentence."""
+    for sentence in sentences:
+        typer.echo(f"pgferry: {sentence}", err=True)
+    raise typer.Exit(code)
 
 
 def settings_or_exit(settings: type[AnySettings]) -> AnySettings:
@@ -38,11 +55,32 @@ def settings_or_exit(settings: type[AnySettings]) -> AnySettings:
     try:
         return load(settings)
     except SettingsError as error:
-        for problem in error.problems:
-            typer.echo(f"pgferry: {problem}", err=True)
-        raise typer.Exit(2) from error
+        fail(*error.problems, code=2)
 
 
-def control_plane() -> AbstractAsyncContextManager[Database]:
-    """The database that DATABASE_URL names."""
-    return open_database(settings_or_exit(DatabaseSettings).database_url, name="pgferry-cli", size=2)
+@asynccontextmanager
+async def control_plane() -> AsyncIterator[Database]:
+    """The database that DATABASE_URL names, reached once before the block begins."""
+    url = settings_or_exit(DatabaseSettings).database_url
+    async with open_database(url, name="pgferry-cli", size=2) as database:
+        await _reach(database)
+        yield database
+
+
+def refuse_url(variable: str) -> NoReturn:
+    """Exit with 2 for a URL that nobody can parse; what the parser says may hold a piece of a password."""
+    fail(f"{variable}: cannot be read as a URL; in a password write / # @ : as %2F %23 %40 %3A", code=2)
+
+
+async def _reach(database: Database) -> None:
+    try:
+        with reaching_database():
+            await database.pool.fetchval("SELECT 1")
+    except ValueError:
+        refuse_url("DATABASE_URL")
+
+
+def _postgres_says(error: asyncpg.PostgresError) -> str:
+    if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+        return f"control_plane is not of this version ({error}); run: pgferry migrate"
+    return f"PostgreSQL refused: {error}"
