@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -18,7 +18,7 @@ REDACTED = "[redacted]"
 #: A bot token, whoever wrote it and wherever: libraries put it into URLs.
 _BOT_TOKEN = re.compile(r"\d{6,}:[A-Za-z0-9_-]{30,}")
 _URL_PASSWORD = re.compile(r"(://[^:/@\s\"]*):[^@/\s\"]+@")
-_AGE_SECRET_KEY = re.compile(r"AGE-SECRET-KEY-1[0-9A-Z]+")
+_AGE_SECRET_KEY = re.compile(r"AGE-SECRET-KEY-1[0-9A-Z]+", re.IGNORECASE)
 
 #: Libraries that log each request (with its URL) or each reconnect at INFO.
 _QUIET = ("httpx", "httpcore", "telegram", "aio_pika", "aiormq", "aiohttp.access", "alembic")
@@ -72,8 +72,11 @@ def configure(*, service: str, level: str = "INFO", secrets: Iterable[str] = ())
 
 
 def _written_forms(secret: str) -> set[str]:
-    """A secret as it may stand in a line: plain, in a URL, inside a JSON string."""
-    return {secret, quote(secret, safe=""), json.dumps(secret)[1:-1]}
+    """A secret as it may stand in a line: plain, in a URL or form, in a repr, within JSON, or JSON in it."""
+    forms = {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), repr(secret)[1:-1]}
+    for _ in range(2):
+        forms |= {json.dumps(form, ensure_ascii=only)[1:-1] for form in forms for only in (True, False)}
+    return forms
 
 
 def _stamp(service: str) -> Processor:

@@ -44,7 +44,7 @@ class Signer:
         given = signature.get("hmac_sha256") if isinstance(signature, dict) else None
         if not isinstance(given, str):
             raise NotAuthentic("The document has no signature.")
-        if not any(hmac.compare_digest(_hmac(key, unsigned), given) for key in self.keys):
+        if not any(hmac.compare_digest(_hmac(key, unsigned).encode(), _bytes(given)) for key in self.keys):
             raise NotAuthentic(
                 "The document was altered, or signed with a key that PGFERRY_SIGNING_KEY does not hold."
             )
@@ -52,7 +52,12 @@ class Signer:
 
 def canonical(document: Mapping[str, Any]) -> bytes:
     """One byte sequence for one content: sorted names, no spaces, UTF-8."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _bytes(json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8, also of half a surrogate pair: a forged document may hold anything, and is then just not ours."""
+    return text.encode(errors="surrogatepass")
 
 
 def _derived(secret: str, purpose: str) -> bytes:
