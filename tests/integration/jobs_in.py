@@ -12,6 +12,7 @@ from sandbox.postgres import PostgresServer
 from shared.contracts.job import Claim, ExportOptions, StageGroup
 from shared.contracts.manifest import Dump, Part, Stream
 from shared.storage.database import Database
+from shared.storage.executor import Executor
 from shared.storage.jobs import Job
 from shared.storage.parts import Sent
 from shared.storage.requests import Request, Source, accept
@@ -126,7 +127,7 @@ def sent_as(message_id: int) -> Sent:
     return Sent(bot_id=7, chat_id=-100, message_id=message_id, file_id="file", file_unique_id="unique")
 
 
-async def lapse(connection: asyncpg.Connection, job_id: UUID) -> None:
+async def lapse(connection: Executor, job_id: UUID) -> None:
     """Let the job's lease have run out a moment ago, as if its worker had died."""
     await connection.execute(
         "UPDATE control_plane.jobs SET lease_until = now() - interval '1 millisecond' WHERE id = $1", job_id
