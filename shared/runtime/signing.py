@@ -56,7 +56,7 @@ def canonical(document: Mapping[str, Any]) -> bytes:
 
 
 def _bytes(text: str) -> bytes:
-    """UTF-8, also of half a surrogate pair: a forged document may hold anything, and is then just not ours."""
+    """UTF-8, also of half a surrogate pair: a forged document may hold anything, and is just not ours."""
     return text.encode(errors="surrogatepass")
 
 
