@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -140,7 +139,7 @@ async def running(command: DumpCommand, output: FileIO) -> AsyncIterator[Running
             "LC_ALL": "C.UTF-8",
             "PGAPPNAME": command.application_name,
             "PGCONNECT_TIMEOUT": "10",
-            "PGPASSFILE": str(password_file),
+            "PGPASSFILE": f"/proc/self/fd/{password_file}",
         }
         with output:
             process = await asyncio.create_subprocess_exec(
@@ -149,6 +148,7 @@ async def running(command: DumpCommand, output: FileIO) -> AsyncIterator[Running
                 stdout=output,
                 stderr=asyncio.subprocess.PIPE,
                 env=environment,
+                pass_fds=(password_file,),
                 start_new_session=True,
             )
         dump = RunningDump(process, asyncio.create_task(_end_of(process.stderr)))
@@ -160,16 +160,21 @@ async def running(command: DumpCommand, output: FileIO) -> AsyncIterator[Running
 
 
 @contextlib.contextmanager
-def _password_file(url: str) -> Iterator[Path]:
-    """A 0600 file for libpq, in a 0700 folder, for the time of the dump."""
+def _password_file(url: str) -> Iterator[int]:
+    """A descriptor that libpq takes for a password file of mode 0600.
+
+    It is in memory alone, so that no password stays on a disk, however this process ends.
+    """
     _, password = without_password(url)
-    with tempfile.TemporaryDirectory(prefix="pgferry-") as folder:
-        path = Path(folder, "pgpass")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            if password is not None:
-                file.write("*:*:*:*:" + password.replace("\\", "\\\\").replace(":", "\\:") + "\n")
-        yield path
+    descriptor = os.memfd_create("pgpass")
+    try:
+        os.fchmod(descriptor, 0o600)
+        if password is not None:
+            escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+            os.write(descriptor, f"*:*:*:*:{escaped}\n".encode())
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 async def _end_of(stream: asyncio.StreamReader | None) -> bytes:

@@ -292,7 +292,7 @@ async def test_any_password_logs_in_and_is_seen_by_nobody(
     home: str,
     in_query: bool,  # noqa: FBT001
 ) -> None:
-    """pg_dump gets it by a private file that ends with the dump: not by arguments, not by environment."""
+    """pg_dump gets it by a private file in memory: not by arguments, not by environment, not by a disk."""
     await plant.add_tenant(rows=7)
     password = "p:a\\s s@w%o'r/d?&=#+ü\\:"
     role = f"dump_{os.urandom(4).hex()}"
@@ -312,14 +312,14 @@ async def test_any_password_logs_in_and_is_seen_by_nobody(
         await gate.reached()
         [pid] = set(children_of(os.getpid())) - before
         arguments, environment = seen_of(pid)
-        passfile = Path(environment["PGPASSFILE"])
+        passfile = Path(environment["PGPASSFILE"].replace("self", str(pid)))
         shown = "\0".join([arguments, *environment.values()])
         assert not [secret for secret in secrets if secret in shown]
-        assert [mode(passfile), mode(passfile.parent)] == [0o600, 0o700]
+        assert mode(passfile) == 0o600
+        assert str(passfile.readlink()).startswith("/memfd:")
         gate.open()
 
     assert "--dbname=postgresql://" in arguments
-    assert not passfile.parent.exists()
     assert plant.prefix(claim).read_dump().rows == 21
 
 
