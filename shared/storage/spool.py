@@ -156,7 +156,21 @@ async def open_spool(url: str, database: Database) -> Spool:
 
 
 def _marker_of(root: Path) -> UUID:
-    """The folder's mark, made now if it has none; two who come at once agree on one."""
+    """The folder's mark, made now if it has none. Raises Fatal."""
+    try:
+        _mark(root)
+        return UUID((root / MARKER).read_text(encoding="ascii").strip())
+    except OSError as error:
+        raise Fatal(f"SPOOL_URL: the folder cannot be written to ({error.strerror}).") from error
+    except ValueError as error:
+        raise Fatal(
+            f"SPOOL_URL: the folder's {MARKER} is damaged. If it is the right folder, write the marker of "
+            "control_plane.spool into that file."
+        ) from error
+
+
+def _mark(root: Path) -> None:
+    """Two who come at once agree on one mark."""
     staging = root / f"{MARKER}.{uuid4()}"
     staging.write_text(f"{uuid4()}\n", encoding="ascii")
     try:
@@ -165,7 +179,6 @@ def _marker_of(root: Path) -> UUID:
         pass
     finally:
         staging.unlink()
-    return UUID((root / MARKER).read_text(encoding="ascii").strip())
 
 
 def write_all(sink: FileIO, piece: memoryview | bytes) -> None:
