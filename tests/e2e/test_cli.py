@@ -4,6 +4,7 @@ import asyncio
 import signal
 import stat
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -52,7 +53,7 @@ def test_every_help_says_what_the_command_does(words: list[str]) -> None:
     ("words", "code", "said"),
     [
         ([], 2, "Commands"),
-        (["--version"], 0, "pgferry 0.1.0"),
+        (["--version"], 0, f"pgferry {version('pgferry')}"),
         (["backup"], 2, "No such command 'backup'"),
         (["jobs", "show", "7"], 2, "should be a valid UUID"),
         (["export", "acme", "--format", "directory"], 2, "Invalid value for '--format'"),
