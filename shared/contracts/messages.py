@@ -70,4 +70,9 @@ class BackupFailed(Message):
     failed_at: AwareDatetime
 
 
-MESSAGES: tuple[type[BaseModel], ...] = (ExportRequested, DumpReady, BackupStored, BackupFailed)
+MESSAGES: tuple[type[Message | ExportRequested], ...] = (
+    ExportRequested,
+    DumpReady,
+    BackupStored,
+    BackupFailed,
+)
