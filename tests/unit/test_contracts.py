@@ -2,7 +2,9 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from sandbox import generate
 from shared.contracts.envelope import dead_letter, envelope_of
 from shared.contracts.errors import PermanentError
 from shared.contracts.job import FINAL, MOVES, ExportOptions, Priority, Stage, StageGroup, Status, schema_of
@@ -178,7 +181,7 @@ def test_every_state_is_reached_and_every_unfinished_one_is_left() -> None:
 
 def test_every_message_has_one_exchange() -> None:
     """And what must arrive has a queue that takes it."""
-    assert set(EXCHANGE_OF) == {message.type for message in MESSAGES}  # type: ignore[attr-defined]
+    assert set(EXCHANGE_OF) == {message.type for message in MESSAGES}
     bound = {(queue.exchange, queue.binding) for queue in QUEUES}
     for message_type, exchange in EXCHANGE_OF.items():
         assert (exchange, message_type) in bound or exchange not in MANDATORY
@@ -226,3 +229,121 @@ def test_a_dead_letter_is_the_original_with_reasons() -> None:
     assert (letter.exchange, letter.routing_key) == (DEAD, "dead.uploader")
     assert (letter.body, letter.message_type, letter.headers) == (b"\xff", "t", {"x-reason": "r"})
     assert {EVENTS} & MANDATORY == set()
+
+
+# Documents made from the contracts
+
+
+def test_the_committed_documents_are_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """`./run check` looks, too."""
+    assert generate.main(["--check"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_document_that_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Altered, missing, or of a message that is gone: each by its name; writing mends the first two."""
+    docs = ["--docs", str(tmp_path)]
+    generate.main(docs)
+    altered, missing, gone = (
+        tmp_path / "messages" / f"{name}.json"
+        for name in ("asyncapi", "dump.ready.v1.schema", "dump.ready.v0.schema")
+    )
+    altered.write_text(altered.read_text().replace("3.0.0", "2.6.0"))
+    missing.unlink()
+    gone.write_text("{}")
+
+    assert generate.main([*docs, "--check"]) == 1
+    named = [line.split()[0] for line in capsys.readouterr().err.splitlines()]
+    assert named == [f"docs/messages/{path.name}" for path in (altered, gone, missing)]
+
+    gone.unlink()
+    assert generate.main(docs) == 0
+    assert generate.main([*docs, "--check"]) == 0
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_a_schema_names_the_fields_of_its_message(message: BaseModel) -> None:
+    """Those that must be there, and all that may."""
+    name = f"messages/{message.type}.schema.json"  # type: ignore[attr-defined]
+    schema = json.loads(generate.documents()[name])
+
+    fields = type(message).model_fields
+    assert set(schema["properties"]) == set(fields)
+    assert set(schema["required"]) == {name for name, field in fields.items() if field.is_required()}
+    assert schema["$id"] == Path(name).name
+    assert "additionalProperties" not in schema
+
+
+def _objects(node: object) -> Iterator[dict[str, object]]:
+    if isinstance(node, dict):
+        yield node
+        for child in node.values():
+            yield from _objects(child)
+    if isinstance(node, list):
+        for child in node:
+            yield from _objects(child)
+
+
+def _resolve(document: dict[str, object], reference: str) -> object:
+    if reference.startswith("./"):
+        return json.loads(generate.documents()[f"messages/{reference[2:]}"])
+    node: object = document
+    for key in reference.removeprefix("#/").split("/"):
+        assert isinstance(node, dict)
+        node = node[key]
+    return node
+
+
+def test_the_asyncapi_document_has_the_shape_of_3_0_0() -> None:
+    """Its required members, kinds and references, as the specification has them."""
+    document = json.loads(generate.documents()["messages/asyncapi.json"])
+
+    assert document["asyncapi"] == "3.0.0"
+    assert set(document) == {"asyncapi", "info", "defaultContentType", "channels", "operations", "components"}
+    assert {"title", "version"} <= set(document["info"])
+    for node in _objects(document):
+        if "$ref" in node:
+            assert set(node) == {"$ref"}
+            assert isinstance(node["$ref"], str)
+            assert _resolve(document, node["$ref"])
+    for channel in document["channels"].values():
+        assert set(channel) <= {"address", "messages", "bindings"} | {
+            key for key in channel if key[:2] == "x-"
+        }
+        binding = channel["bindings"]["amqp"]
+        assert binding["is"] in {"queue", "routingKey"}
+        assert ("queue" in binding, "exchange" in binding) == (
+            binding["is"] == "queue",
+            binding["is"] == "routingKey",
+        )
+        assert len(channel["address"]) <= 255
+    for operation in document["operations"].values():
+        assert operation["action"] in {"send", "receive"}
+        channel = _resolve(document, operation["channel"]["$ref"])
+        assert isinstance(channel, dict)
+        for message in operation["messages"]:
+            assert message["$ref"].startswith(operation["channel"]["$ref"] + "/messages/")
+    for message in document["components"]["messages"].values():
+        assert message["headers"]["type"] == "object"
+
+
+def test_the_asyncapi_document_tells_the_whole_topology() -> None:
+    """Every message, exchange and queue is in it, and every service says what it does."""
+    document = json.loads(generate.documents()["messages/asyncapi.json"])
+    bindings = [channel["bindings"]["amqp"] for channel in document["channels"].values()]
+    operations = {(name.split(".")[0], one["action"]) for name, one in document["operations"].items()}
+
+    assert set(EXCHANGE_OF) <= set(document["channels"])
+    assert set(EXCHANGE_OF) <= set(document["components"]["messages"])
+    assert {one["queue"]["name"] for one in bindings if one["is"] == "queue"} == {
+        queue.name for queue in QUEUES
+    }
+    exchanges = {one["exchange"]["name"] for one in bindings if one["is"] == "routingKey"}
+    assert exchanges | {UNROUTED} == {exchange.name for exchange in EXCHANGES}
+    assert operations == {
+        ("gateway", "send"),
+        ("exporter", "receive"),
+        ("exporter", "send"),
+        ("uploader", "receive"),
+        ("uploader", "send"),
+    }
