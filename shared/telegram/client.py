@@ -3,22 +3,25 @@
 The uploader sends, `pgferry backups fetch` brings back. One `TelegramChatStore` serves one bot.
 """
 
+import asyncio
 import hashlib
 import os
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import telegram
 from telegram import InputFile
-from telegram.request import HTTPXRequest
 
 from shared.contracts.errors import PermanentError, TemporaryError, Unavailable
 from shared.runtime.process import Fatal
-from shared.telegram.errors import speaking_to_telegram
+from shared.telegram.errors import FloodWait, speaking_to_telegram
+from shared.telegram.request import Request
 from shared.telegram.window import Window
 
 #: A bot may send 50 MB but gets back only 20 MiB (tdlib/telegram-bot-api, MAX_DOWNLOAD_FILE_SIZE).
@@ -28,6 +31,8 @@ MAX_DOWNLOAD_BYTES = 20 * 1024 * 1024
 READ_SECONDS = 300.0
 WRITE_SECONDS = 120.0
 CONNECT_SECONDS = 10.0
+
+Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class SentDocument:
 
 @dataclass(frozen=True, slots=True)
 class TelegramChatStore:
-    bot: telegram.Bot
+    bot: telegram.Bot = field(repr=False)  # its repr is the token
     downloads: httpx.AsyncClient
 
     async def introduce(self) -> None:
@@ -51,8 +56,7 @@ class TelegramChatStore:
         Raises Fatal for a token that Telegram does not know, Unavailable when Telegram is not reached.
         """
         try:
-            with speaking_to_telegram("say who the bot is"):
-                await self.bot.initialize()
+            await _asked(self.bot.initialize, "say who the bot is")
         except PermanentError as error:
             raise Fatal(f"TELEGRAM_BOT_TOKEN: {error.sentence}") from error
         except TemporaryError as error:
@@ -65,7 +69,8 @@ class TelegramChatStore:
     async def send(self, path: Path, *, chat_id: int, filename: str, caption: str | None) -> SentDocument:
         """Send a whole file; memory stays at one 64 KiB piece.
 
-        Raises FloodWait, PermanentError, or TemporaryError (then the message may be there all the same).
+        Raises FloodWait, PermanentError, Unavailable when Telegram is not reached, or TemporaryError (then
+        the message may be there all the same).
         """
         size = path.stat().st_size  # noqa: ASYNC240 - one local stat
         with path.open("rb", buffering=0) as file, speaking_to_telegram(f"take {filename}"):
@@ -81,11 +86,10 @@ class TelegramChatStore:
     async def fetch(self, file_id: str, target: Path, *, size_bytes: int | None = None) -> str:
         """Write the document to `target` and return its SHA-256; the caller compares.
 
-        Raises TemporaryError when the document cannot be had now or comes short, PermanentError when
-        Telegram will not give it to this bot.
+        Raises TemporaryError when the document cannot be had now or comes short, Unavailable when Telegram
+        is not reached, PermanentError when it will not give the document to this bot.
         """
-        with speaking_to_telegram("give back a document"):
-            file = await self.bot.get_file(file_id)
+        file = await _asked(partial(self.bot.get_file, file_id), "give back a document")
         digest = hashlib.sha256()
         received = 0
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -123,7 +127,7 @@ async def open_telegram(token: str, api_url: str) -> AsyncIterator[TelegramChatS
     warnings.filterwarnings(
         "ignore", message=".*retry_after.*", category=telegram.warnings.PTBDeprecationWarning
     )
-    request = HTTPXRequest(
+    request = Request(
         connection_pool_size=16,
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
@@ -139,6 +143,16 @@ async def open_telegram(token: str, api_url: str) -> AsyncIterator[TelegramChatS
             yield TelegramChatStore(bot, downloads)
         finally:
             await bot.shutdown()
+
+
+async def _asked(call: Callable[[], Awaitable[Reply]], what: str) -> Reply:
+    """Make a call that changes nothing, waiting as long as Telegram asks."""
+    while True:
+        try:
+            with speaking_to_telegram(what):
+                return await call()
+        except FloodWait as wait:
+            await asyncio.sleep(wait.seconds)
 
 
 def _receipt(message: telegram.Message, *, chat_id: int, size: int) -> SentDocument:

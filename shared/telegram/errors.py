@@ -1,17 +1,20 @@
 """What Telegram's answers mean for a job.
 
 Traps kept here: `BadRequest` is a `NetworkError`, so it is caught first; a 404 and a 401 both arrive as
-`InvalidToken`; `retry_after` is an int or a timedelta; the texts of some errors hold the bot's token.
+`InvalidToken`; `retry_after` is an int or a timedelta; the texts of some errors hold the bot's token;
+whether a request was sent at all is told by the cause alone.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import httpx
 import telegram
 from telegram.error import BadRequest, ChatMigrated, Forbidden, InvalidToken, RetryAfter
 
-from shared.contracts.errors import PermanentError, TemporaryError
+from shared.contracts.errors import PermanentError, TemporaryError, Unavailable
+from shared.telegram.request import TooLarge
 
 
 class FloodWait(Exception):
@@ -24,6 +27,10 @@ class FloodWait(Exception):
 
 #: 400s that pass by themselves: Telegram's own "also includes all 5xx and 429 errors".
 _PASSING_400 = "temporarily unavailable"
+
+
+#: Causes that leave no doubt: nothing was sent.
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 @contextmanager
@@ -50,7 +57,14 @@ def speaking_to_telegram(what: str) -> Iterator[None]:
         raise PermanentError(
             "telegram_bad_request", f"Telegram refused to {what}: {error.message}."
         ) from error
+    except TooLarge as error:
+        raise PermanentError(
+            "telegram_too_large", f"Telegram refused to {what}: the request is too large."
+        ) from error
     except telegram.error.TelegramError as error:
+        if isinstance(error.__cause__, _NOT_SENT):
+            reason = type(error.__cause__).__name__
+            raise Unavailable("telegram", f"Telegram is not reachable: {reason}.") from error
         raise TemporaryError(
             "telegram_unavailable", f"Telegram could not {what}: {type(error).__name__}."
         ) from error
