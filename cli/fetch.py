@@ -11,17 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
-
 from cli.run import CannotDo
 from cli.settings import FetchSettings
-from shared.contracts.errors import TemporaryError
+from shared.contracts.errors import TemporaryError, Unavailable
 from shared.contracts.manifest import Manifest, SentPart
 from shared.runtime.signing import MANIFEST, Signer
 from shared.storage.backups import Backup
 from shared.storage.spool import MANIFEST_FILE, part_name
 from shared.telegram.client import TelegramChatStore, open_telegram
-from shared.telegram.errors import FloodWait
 
 SUMS_FILE = "SHA256SUMS"
 _STAGING = ".staging"
@@ -34,15 +31,12 @@ async def fetch_backup(settings: FetchSettings, backup: Backup, folder: Path) ->
     """Raises CannotDo, NotAuthentic, Fatal or a Failure; parts that came back whole stay."""
     signer = Signer.of(settings.signing_secrets, purpose=MANIFEST)
     async with open_telegram(settings.bot_token.get_secret_value(), settings.telegram_api_url) as telegram:
-        await _introduce(telegram, backup)
+        await telegram.introduce()
+        _require_sender(telegram, backup)
         return await Fetch(telegram, signer)(backup, folder)
 
 
-async def _introduce(telegram: TelegramChatStore, backup: Backup) -> None:
-    try:
-        await telegram.introduce()
-    except FloodWait as wait:
-        raise CannotDo(f"Telegram asks to wait {wait.seconds:.0f} s before the next call") from wait
+def _require_sender(telegram: TelegramChatStore, backup: Backup) -> None:
     if telegram.bot_id != backup.bot_id:
         raise CannotDo(
             f"bot {backup.bot_id} sent this backup and TELEGRAM_BOT_TOKEN is bot {telegram.bot_id}'s: "
@@ -85,19 +79,13 @@ class Fetch:
                     raise CannotDo(f"part {part.index} came back altered: its hash is not the manifest's")
 
     async def _download(self, file_id: str, target: Path, *, size_bytes: int | None = None) -> str:
-        """Try again what may pass; a wait that Telegram asks for costs no attempt."""
-        attempt = 1
-        while True:
+        """Try again what may pass; the last attempt's error is the caller's."""
+        for _ in range(_ATTEMPTS - 1):
             try:
                 return await self.telegram.fetch(file_id, target, size_bytes=size_bytes)
-            except FloodWait as wait:
-                typer.echo(f"Telegram asks to wait {wait.seconds:.0f} s", err=True)
-                await asyncio.sleep(wait.seconds)
-            except TemporaryError:
-                if attempt == _ATTEMPTS:
-                    raise
-                attempt += 1
+            except (TemporaryError, Unavailable):
                 await asyncio.sleep(_RETRY_SECONDS)
+        return await self.telegram.fetch(file_id, target, size_bytes=size_bytes)
 
 
 @contextmanager

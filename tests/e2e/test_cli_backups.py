@@ -175,12 +175,9 @@ async def test_a_fetched_backup_is_restored_by_the_printed_commands(
     It restores nothing while a part is damaged: psql would commit what it got.
     """
     folder = tmp_path / "restore here"
-    ferry.bot_api.flood("getFile", times=1, retry_after=1)
-
     fetched = await ferry.fetch(folder)
 
     assert fetched.code == 0, fetched.err
-    assert "Telegram asks to wait 1 s" in fetched.err
     parts = [f"part-{index:05d}" for index in range(len(list(folder.glob("part-*"))))]
     assert len(parts) > 1
     assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "manifest.json", *parts]
