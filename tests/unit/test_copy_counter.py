@@ -120,6 +120,7 @@ def test_the_same_table_twice_is_not_what_pg_dump_writes() -> None:
         b'COPY "t"."a" ("id") TO stdout;',
         b'COPY "t"."a" ("id") FROM stdin WITH (FORMAT csv);',
         b'SELECT 1; COPY "a" FROM stdin;',
+        b'COPY "t"."a" ("id") FROM stdin; SELECT 1;',
     ],
 )
 def test_what_pg_dump_does_not_write_opens_no_block(statement: bytes) -> None:
