@@ -316,7 +316,7 @@ async def test_any_password_logs_in_and_is_seen_by_nobody(
         shown = "\0".join([arguments, *environment.values()])
         assert not [secret for secret in secrets if secret in shown]
         assert mode(passfile) == 0o600
-        assert str(passfile.readlink()).startswith("/memfd:")
+        assert is_in_memory(passfile)
         gate.open()
 
     assert "--dbname=postgresql://" in arguments
@@ -328,6 +328,10 @@ def seen_of(pid: int) -> tuple[str, dict[str, str]]:
     process = Path(f"/proc/{pid}")
     variables = (process / "environ").read_text().split("\0")
     return (process / "cmdline").read_text(), dict(line.split("=", 1) for line in variables if line)
+
+
+def is_in_memory(path: Path) -> bool:
+    return str(path.readlink()).startswith("/memfd:")
 
 
 def mode(path: Path) -> int:
