@@ -1,0 +1,1 @@
+"""The long-running processes: gateway, exporter, uploader. They meet only through `shared`."""
