@@ -34,7 +34,7 @@ async def copied_database(server: PostgresServer, template: str) -> AsyncIterato
 
 
 async def empty(connection: asyncpg.Connection) -> None:
-    for table in ("jobs", "backup_parts", "outbox", "audit_log"):
+    for table in ("jobs", "backup_parts", "outbox", "audit_log", "spool"):
         await connection.execute(f"DELETE FROM control_plane.{table}")
 
 

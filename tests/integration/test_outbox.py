@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
 
@@ -37,15 +38,40 @@ from tests.waiting import beside, eventually
 _TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
+@dataclass(frozen=True, slots=True)
+class OwnBroker:
+    """A broker that may be killed, and when its queues are old enough to survive that."""
+
+    server: RabbitMqServer
+    settled: asyncio.Task[None]
+
+
+#: A quorum queue that is younger may come back without its messages (RabbitMQ 3.10).
+_SETTLING_SECONDS = 3.5
+
+
 @pytest.fixture(scope="module", autouse=True)
-def own_rabbitmq() -> Iterator[RabbitMqServer]:
-    """A broker that may be killed; it starts while the other tests of this module run."""
+async def own_broker() -> AsyncIterator[OwnBroker]:
+    """It starts and settles while the other tests of this module run."""
     server = RabbitMqServer()
+    server.launch()
+    settled = asyncio.create_task(_settled(server))
     try:
-        server.launch()
-        yield server
+        yield OwnBroker(server, settled)
     finally:
+        settled.cancel()
         server.close()
+
+
+async def _settled(server: RabbitMqServer) -> None:
+    await asyncio.to_thread(server.wait_ready)
+    async with connected(server.url(), name="test") as connection:
+        await declare(connection)
+    await eventually(partial(_past, time.monotonic() + _SETTLING_SECONDS))
+
+
+async def _past(moment: float) -> bool:
+    return time.monotonic() > moment
 
 
 @pytest.fixture
@@ -96,10 +122,21 @@ async def taken_from(channel: AbstractChannel, queue: str) -> AbstractIncomingMe
     return message
 
 
-async def drained(channel: AbstractChannel, queue: str) -> Sequence[AbstractIncomingMessage]:
-    messages = []
-    while (message := await taken_from(channel, queue)) is not None:
+async def drained(channel: AbstractChannel, name: str) -> Sequence[AbstractIncomingMessage]:
+    """All that the queue holds, after its publishers have stopped."""
+    declared = (await channel.declare_queue(name, passive=True)).declaration_result
+    messages: list[AbstractIncomingMessage] = []
+
+    async def keep(message: AbstractIncomingMessage) -> None:
         messages.append(message)
+
+    async def all_here() -> bool:
+        return len(messages) == declared.message_count
+
+    queue = await channel.get_queue(name, ensure=False)
+    tag = await queue.consume(keep, no_ack=True)
+    await eventually(all_here)
+    await queue.cancel(tag)
     return messages
 
 
@@ -298,38 +335,26 @@ async def _has_sent(connection: asyncpg.Connection, number: int) -> bool:
 
 
 async def test_nothing_is_lost_when_the_broker_is_killed(
-    own_rabbitmq: RabbitMqServer, control_plane: Database
+    own_broker: OwnBroker, control_plane: Database
 ) -> None:
     """Killed while rows leave, away while rows are added: all arrive, at least once."""
-    await asyncio.to_thread(own_rabbitmq.wait_ready)
-    url = own_rabbitmq.url()
-    rows = [envelope() for _ in range(400)]
-    async with connected(url, name="test") as connection:
-        await declare(connection)
-        settled = time.monotonic() + _SETTLING_SECONDS
-    await eventually(partial(_past, settled))
+    server, url = own_broker.server, own_broker.server.url()
+    rows = [envelope() for _ in range(200)]
+    await own_broker.settled
 
     async with relaying(url, control_plane):
-        await add(control_plane, *rows[:300])
-        await eventually(partial(_some_sent, control_plane, 300))
-        own_rabbitmq.kill()
-        for row in rows[300:]:
+        await add(control_plane, *rows[:150])
+        await eventually(partial(_some_sent, control_plane, 150))
+        server.kill()
+        for row in rows[150:]:
             await add(control_plane, row)
-        own_rabbitmq.launch()
-        await asyncio.to_thread(own_rabbitmq.wait_ready)
+        server.launch()
+        await asyncio.to_thread(server.wait_ready)
         await eventually(partial(all_sent, control_plane), seconds=60)
 
     async with connected(url, name="test") as connection:
         arrived = await drained(await connection.channel(), EXPORTER.name)
     assert {message.message_id for message in arrived} == {str(row.id) for row in rows}
-
-
-#: A quorum queue that is younger may come back without its messages (RabbitMQ 3.10).
-_SETTLING_SECONDS = 3.5
-
-
-async def _past(moment: float) -> bool:
-    return time.monotonic() > moment
 
 
 async def _some_sent(database: Database, added: int) -> bool:

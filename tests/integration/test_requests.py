@@ -235,9 +235,9 @@ _MANY = f"""
       FROM generate_series(1, 1000) AS n;
     INSERT INTO control_plane.outbox (id, exchange, routing_key, message_type, body, sent_at)
     SELECT gen_random_uuid(), 'pgferry.commands', 'export.requested.v1', 'export.requested.v1', '{{}}', now()
-      FROM generate_series(1, {JOBS // 2}) AS n;
+      FROM generate_series(1, {JOBS // 10}) AS n;
     INSERT INTO control_plane.job_requests (request_id, job_id, project_id, source)
-    SELECT gen_random_uuid(), id, project_id, 'http' FROM control_plane.jobs LIMIT 20000;
+    SELECT gen_random_uuid(), id, project_id, 'http' FROM control_plane.jobs LIMIT 5000;
     ANALYZE control_plane.jobs, control_plane.outbox, control_plane.job_requests;
 """
 

@@ -3,18 +3,20 @@
 import asyncio
 import hashlib
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from sandbox.postgres import PostgresServer
 from shared.contracts.errors import DumpLost
 from shared.contracts.manifest import Part
 from shared.runtime.process import Fatal
 from shared.storage.database import Database, open_database
 from shared.storage.spool import DUMP_FILE, MARKER, Prefix, Spool, open_spool, part_name
-from tests.integration.jobs_in import add_job, dump_of, must_claim
+from tests.integration.jobs_in import add_job, copied_database, dump_of, empty, must_claim
 
 CONTENT = b"a part of the stored stream"
 
@@ -44,15 +46,31 @@ def url_of(folder: Path) -> str:
     return folder.as_uri()
 
 
+@pytest.fixture(scope="module")
+async def control_plane_url(
+    postgres_server: PostgresServer, control_plane_template: str
+) -> AsyncIterator[str]:
+    """One database for all tests here, emptied before each that uses it."""
+    async with copied_database(postgres_server, control_plane_template) as url:
+        yield url
+
+
+@pytest.fixture
+async def database(control_plane: Database, connection: asyncpg.Connection) -> Database:
+    """An open control plane in which no spool is known yet."""
+    await empty(connection)
+    return control_plane
+
+
 # The folder
 
 
-async def test_the_first_service_marks_the_folder(control_plane: Database, tmp_path: Path) -> None:
+async def test_the_first_service_marks_the_folder(database: Database, tmp_path: Path) -> None:
     """It is made if need be, for its owner alone; whoever comes later finds the same mark."""
     folder = tmp_path / "new" / "spool ä"
-    first = await open_spool(url_of(folder), control_plane)
+    first = await open_spool(url_of(folder), database)
     mark = (folder / MARKER).read_text()
-    again = await open_spool(url_of(folder), control_plane)
+    again = await open_spool(url_of(folder), database)
 
     assert first == again == Spool(folder)
     assert (folder / MARKER).read_text() == mark
@@ -60,42 +78,42 @@ async def test_the_first_service_marks_the_folder(control_plane: Database, tmp_p
     assert names_in(folder) == [MARKER]
 
 
-async def test_another_folder_is_refused(control_plane: Database, tmp_path: Path) -> None:
+async def test_another_folder_is_refused(database: Database, tmp_path: Path) -> None:
     """A service that sees another folder would never find the others' parts: it does not start."""
-    await open_spool(url_of(tmp_path / "shared"), control_plane)
+    await open_spool(url_of(tmp_path / "shared"), database)
 
     with pytest.raises(Fatal, match="not the folder that the other services use"):
-        await open_spool(url_of(tmp_path / "other"), control_plane)
+        await open_spool(url_of(tmp_path / "other"), database)
 
-    await open_spool(url_of(tmp_path / "shared"), control_plane)
+    await open_spool(url_of(tmp_path / "shared"), database)
 
 
 async def test_a_folder_may_be_replaced_on_purpose(
-    control_plane: Database, connection: asyncpg.Connection, tmp_path: Path
+    database: Database, connection: asyncpg.Connection, tmp_path: Path
 ) -> None:
     """As the refusal says: the row goes, the next service marks anew."""
-    await open_spool(url_of(tmp_path / "lost"), control_plane)
+    await open_spool(url_of(tmp_path / "lost"), database)
     await connection.execute("DELETE FROM control_plane.spool")
 
-    await open_spool(url_of(tmp_path / "new"), control_plane)
+    await open_spool(url_of(tmp_path / "new"), database)
 
 
-async def test_services_that_start_at_once_agree(control_plane: Database, tmp_path: Path) -> None:
+async def test_services_that_start_at_once_agree(database: Database, tmp_path: Path) -> None:
     """One mark in the folder and in the database, and no other file."""
     folder = tmp_path / "spool"
-    opened = await asyncio.gather(*(open_spool(url_of(folder), control_plane) for _ in range(10)))
+    opened = await asyncio.gather(*(open_spool(url_of(folder), database) for _ in range(10)))
 
     assert opened == 10 * [Spool(folder)]
     assert names_in(folder) == [MARKER]
 
 
 async def test_of_two_folders_at_once_one_is_refused(
-    control_plane: Database, control_plane_url: str, tmp_path: Path
+    database: Database, control_plane_url: str, tmp_path: Path
 ) -> None:
     """The database decides which."""
     async with open_database(control_plane_url, name="other") as other:
         opened = await asyncio.gather(
-            open_spool(url_of(tmp_path / "a"), control_plane),
+            open_spool(url_of(tmp_path / "a"), database),
             open_spool(url_of(tmp_path / "b"), other),
             return_exceptions=True,
         )
@@ -113,19 +131,19 @@ async def test_of_two_folders_at_once_one_is_refused(
         ("file:///proc", "cannot be written to"),
     ],
 )
-async def test_what_can_be_no_spool_is_one_sentence(control_plane: Database, url: str, reason: str) -> None:
+async def test_what_can_be_no_spool_is_one_sentence(database: Database, url: str, reason: str) -> None:
     """Not a traceback."""
     with pytest.raises(Fatal, match=reason):
-        await open_spool(url, control_plane)
+        await open_spool(url, database)
 
 
 @pytest.mark.parametrize("content", ["", "no uuid\n", "\xff"])
-async def test_a_damaged_mark_is_one_sentence(control_plane: Database, tmp_path: Path, content: str) -> None:
+async def test_a_damaged_mark_is_one_sentence(database: Database, tmp_path: Path, content: str) -> None:
     """It says which file, for only a person knows whether the folder is the right one."""
     (tmp_path / MARKER).write_text(content, encoding="latin-1")
 
     with pytest.raises(Fatal, match=r"\.pgferry-spool"):
-        await open_spool(url_of(tmp_path), control_plane)
+        await open_spool(url_of(tmp_path), database)
 
 
 # Files
@@ -166,10 +184,10 @@ def test_a_killed_writer_is_in_nobodys_way(prefix: Prefix) -> None:
     left.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
 
 
-async def test_a_dump_is_read_as_it_was_written(control_plane: Database, prefix: Prefix) -> None:
+async def test_a_dump_is_read_as_it_was_written(database: Database, prefix: Prefix) -> None:
     """dump.json is the commit point; without it, or damaged, there is no dump."""
-    await add_job(control_plane)
-    made = dump_of(await must_claim(control_plane))
+    await add_job(database)
+    made = dump_of(await must_claim(database))
     with pytest.raises(DumpLost) as missing:
         prefix.read_dump()
 

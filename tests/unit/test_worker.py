@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,6 +12,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from sandbox.postgres import PostgresServer
 from shared.contracts.errors import LeaseLost, PermanentError, TemporaryError, Unavailable
@@ -206,6 +208,13 @@ async def postgres_store(control_plane: Database, connection: asyncpg.Connection
     return PostgresStore(control_plane)
 
 
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[EventDict]]:
+    """What was logged; drawing tracebacks on a terminal nobody reads would cost a second each."""
+    with capture_logs() as entries:
+        yield entries
+
+
 @pytest.fixture(params=["memory", "postgres"])
 def store(request: pytest.FixtureRequest) -> Store:
     if request.param == "memory":
@@ -354,8 +363,10 @@ async def test_work_that_succeeds_is_done(store: Store) -> None:
 @pytest.mark.parametrize(
     ("error", "code"), [(TEMPORARY, "timeout"), (ZeroDivisionError(), "unexpected_error")]
 )
-async def test_what_may_pass_is_tried_again(store: Store, error: Exception, code: str) -> None:
-    """After its wait, as the next attempt; an error that nobody classified, too."""
+async def test_what_may_pass_is_tried_again(
+    store: Store, logs: list[EventDict], error: Exception, code: str
+) -> None:
+    """After its wait, as the next attempt; an error that nobody classified, too, with its traceback."""
     job_id, before = await store.add("acme"), counted("retry")
     work = Steps(store, [error, None])
 
@@ -366,6 +377,8 @@ async def test_what_may_pass_is_tried_again(store: Store, error: Exception, code
 
     assert work.attempts == [1, 2]
     assert counted("retry") == before + 1
+    [entry] = [entry for entry in logs if entry["event"] == "attempt failed"]
+    assert (entry["code"], entry["exc_info"]) == (code, error if code == "unexpected_error" else None)
 
 
 async def test_the_last_allowed_attempt_decides(store: Store) -> None:
