@@ -135,17 +135,6 @@ async def test_vhosts_are_ready_made_and_more_can_be_added(
     assert "added later" in rabbitmq_server.ctl("list_vhosts").splitlines()
 
 
-async def test_rabbitmq_messages_survive_a_restart(rabbitmq_server: RabbitMqServer, vhost_url: str) -> None:
-    """After a kill -9 and after an orderly stop a durable queue has its messages, on the same port."""
-    await _publish(vhost_url, "kept")
-    rabbitmq_server.kill()
-    assert rabbitmq_server.pid is None
-    rabbitmq_server.start()
-    await _publish(vhost_url, "kept")
-    rabbitmq_server.restart()
-    assert [await _take(vhost_url, "kept") for _ in range(2)] == [b"kept", b"kept"]
-
-
 def test_killing_the_owner_ends_the_servers_and_removes_their_files() -> None:
     """After kill -9 of the process that started them no server, no epmd and no file is left."""
     owner = subprocess.Popen(

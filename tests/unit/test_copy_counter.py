@@ -225,7 +225,7 @@ def dumps(draw: st.DrawFn) -> tuple[bytes, dict[tuple[str, str], int]]:
     return text.encode(), {('sch"ema', name): rows for name, rows, _ in blocks}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(dump=dumps(), sizes=st.lists(st.integers(1, 50), min_size=1, max_size=5))
 def test_generated_dumps_are_counted_exactly(
     dump: tuple[bytes, dict[tuple[str, str], int]], sizes: Sequence[int]
