@@ -218,7 +218,7 @@ async def test_a_command_that_outlived_its_job_does_not_block_its_id(
 
 # Many rows
 
-JOBS = 200_000
+JOBS = 60_000
 _MANY = f"""
     INSERT INTO control_plane.jobs
         (id, project_id, status, stage, format, compression, options_hash, fence, dump_fence, command,
