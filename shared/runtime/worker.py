@@ -168,6 +168,8 @@ async def hold(claim: Claim, work: Work, attempts: AttemptStore, *, heartbeat_se
             working.cancel()
             await asyncio.wait([working])
             keeping.result()
+        if working.cancelled():
+            raise RuntimeError("a cancellation that nobody asked for escaped from the work")
         working.result()
     finally:
         for task in (working, keeping):

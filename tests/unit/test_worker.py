@@ -381,6 +381,21 @@ async def test_what_may_pass_is_tried_again(
     assert (entry["code"], entry["exc_info"]) == (code, error if code == "unexpected_error" else None)
 
 
+async def test_work_that_cancels_itself_is_no_drain(store: Store) -> None:
+    """A library may let a cancellation escape: the slot lives on, and the attempt is spent."""
+    job_id = await store.add("acme")
+
+    async def cancels_itself(claim: Claim, _progress: Progress) -> None:
+        if claim.attempts == 1:
+            raise asyncio.CancelledError
+        await store.finish(claim)
+
+    async with working(store.attempts, cancels_itself):
+        state = await ends(store, job_id, stage=Stage.DUMPED)
+
+    assert state.attempts == 2
+
+
 async def test_the_last_allowed_attempt_decides(store: Store) -> None:
     """The job fails with the code of that attempt."""
     job_id, before = await store.add("acme"), counted("dead")
