@@ -31,8 +31,12 @@ def export(
     caption: Annotated[str | None, typer.Option(help="Shown with every document in the chat.")] = None,
     filename: Annotated[str | None, typer.Option(help="Begins every document's name.")] = None,
     storage_path: Annotated[str | None, typer.Option(help="A label like invoices/2026.")] = None,
-    expires_in_days: Annotated[int | None, typer.Option(help="Kept for ever without it.")] = None,
-    notify_email: Annotated[str | None, typer.Option(help="Told when the job ends.")] = None,
+    expires_in_days: Annotated[
+        int | None, typer.Option(help="Recorded; this version deletes nothing.")
+    ] = None,
+    notify_email: Annotated[
+        str | None, typer.Option(help="Kept with the request; this version mails nobody.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; exit 1 unless completed.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -48,8 +48,18 @@ class DemoFailed(Exception):
 @dataclass(frozen=True, slots=True)
 class Options:
     megabytes: int
-    keep: bool
     real_telegram: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a person may go on with."""
+
+    pgferry: Stack
+    token: str
+    job: Json
+    empty_url: str
+    identity_file: Path | None
 
 
 def main(
@@ -68,17 +78,17 @@ def main(
     started = time.monotonic()
     try:
         with ExitStack() as stack:
-            asyncio.run(_demo(Options(megabytes, keep, real_telegram), narration, stack))
+            running = asyncio.run(_demo(Options(megabytes, real_telegram), narration, stack))
             narration.line(f"\nSource and copy are equal. {time.monotonic() - started:.0f} s in all.")
             if keep:
-                narration.line("Ctrl-C ends everything.")
+                _print_lines(running, narration)
                 _until_interrupted()
     except DemoFailed as error:
         narration.line(f"\nThe demo failed: {error}")
         raise typer.Exit(1) from error
 
 
-async def _demo(options: Options, narration: Narration, stack: ExitStack) -> None:
+async def _demo(options: Options, narration: Narration, stack: ExitStack) -> Running:
     narration.line("pgferry demo: private servers on loopback, everything in a temporary directory")
     pgferry = await _prepared(options, narration, stack)
     with narration.step("gateway, exporter and uploader are ready, each with a role of its own"):
@@ -90,8 +100,7 @@ async def _demo(options: Options, narration: Narration, stack: ExitStack) -> Non
     fetched = _fetch(pgferry, narration, job["backup"]["id"])
     target = await _restore(pgferry, narration, fetched)
     await _compare(pgferry, target, fetched, narration)
-    if options.keep:
-        _print_curl(pgferry, narration, token, job)
+    return Running(pgferry, token, job, target.replace("/restored", "/empty"), fetched.identity_file)
 
 
 async def _prepared(options: Options, narration: Narration, stack: ExitStack) -> Stack:
@@ -141,7 +150,8 @@ async def _seed(pgferry: Stack, postgres: PostgresServer, megabytes: int) -> int
     async with _connected(postgres.url()) as superuser:
         await superuser.execute("CREATE ROLE platform LOGIN PASSWORD 'platform'")
         await superuser.execute("CREATE DATABASE platform OWNER platform")
-        await superuser.execute("CREATE DATABASE restored OWNER platform")
+        for database in ("restored", "empty"):
+            await superuser.execute(f"CREATE DATABASE {database} OWNER platform")
     async with _connected(pgferry.database_url) as owner:
         await migrate(owner)
         await create_demo_tenant(owner, slug=SLUG, megabytes=megabytes)
@@ -260,18 +270,30 @@ def _token(pgferry: Stack) -> str:
     return done.stdout.strip()
 
 
-def _print_curl(pgferry: Stack, narration: Narration, token: str, job: Json) -> None:
+def _print_lines(running: Running, narration: Narration) -> None:
     """Lines to paste into another terminal."""
-    narration.line("\nIt keeps running. In another terminal:\n")
-    narration.line(f"URL={pgferry.gateway_url}")
-    narration.line(f"TOKEN={token}")
-    narration.line(
+    pgferry, job = running.pgferry, running.job
+    for line in (
+        "\nIt keeps running; Ctrl-C ends everything. In another terminal, as a caller:\n",
+        f"URL={pgferry.gateway_url}",
+        f"TOKEN={running.token}",
         'curl -s -X POST "$URL/api/backup/export" -H "Authorization: Bearer $TOKEN"'
-        " -H 'Content-Type: application/json' -d '{\"project_id\": \"" + PROJECT + "\"}'"
-    )
-    narration.line(f'curl -s "$URL/api/backup/jobs/{job["job_id"]}" -H "Authorization: Bearer $TOKEN"')
-    for service in pgferry.services:
-        narration.line(f"curl -s http://127.0.0.1:{service.admin_port}/metrics   # {service.name}")
+        " -H 'Content-Type: application/json' -d '{\"project_id\": \"" + PROJECT + "\"}'",
+        f'curl -s "$URL/api/backup/jobs/{job["job_id"]}" -H "Authorization: Bearer $TOKEN"',
+        *(
+            f"curl -s http://127.0.0.1:{service.admin_port}/metrics   # {service.name}"
+            for service in pgferry.services
+        ),
+        "\nand as an operator:\n",
+        f"export PATH={Path(sys.executable).parent}:$PATH",
+        f"export DATABASE_URL={pgferry.database_url}",
+        *(f"export {name}={value}" for name, value in pgferry.store_environment().items()),
+        f"export TARGET_URL={running.empty_url}   # an empty database",
+        "pgferry jobs list",
+        f"pgferry backups fetch {job['backup']['id']} --to /tmp/pgferry-fetched-$$",
+        f"# KEY_FILE in the lines it prints is {running.identity_file}",
+    ):
+        narration.line(line)
 
 
 def _until_interrupted() -> None:
@@ -298,4 +320,6 @@ async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False)
+    app.command()(main)
+    app(prog_name="./run demo")

@@ -1,9 +1,9 @@
 """The exporter's settings; see `shared.runtime.settings` for how they are read."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
 import pyrage
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from shared.runtime.settings import Separated, WorkerSettings
 
@@ -14,7 +14,8 @@ class ExporterSettings(WorkerSettings):
     tenant_database_url: str | None = Field(
         default=None, alias="TENANT_DATABASE_URL", pattern=r"^postgres(ql)?://"
     )
-    """Where the tenants' schemas are, as the read-only dump role; the control plane's unless set."""
+    """The tenants' database as the read-only role `pgferry_dump`; set it also when that is the same database,
+    since the exporter's own role may read no tenant. Unless set, DATABASE_URL is used."""
 
     spool_url: str = Field(alias="SPOOL_URL", pattern=r"^file:///")
     """One folder that all exporters and uploaders share, like file:///var/spool/pgferry."""
@@ -23,9 +24,9 @@ class ExporterSettings(WorkerSettings):
     """Colon-separated globs of folders with `pg_dump`."""
 
     age_recipients: Annotated[tuple[str, ...], *Separated] = Field(default=(), alias="PGFERRY_AGE_RECIPIENTS")
-    """Comma-separated age public keys; every dump is encrypted for all of them."""
+    """age public keys; every dump is encrypted for all of them. Required unless PGFERRY_ALLOW_UNENCRYPTED."""
 
-    allow_unencrypted: bool = Field(default=False, alias="PGFERRY_ALLOW_UNENCRYPTED")
+    allow_unencrypted: bool = Field(default=False, alias="PGFERRY_ALLOW_UNENCRYPTED", validate_default=True)
     """Lets an exporter run without recipients: whoever reads the chat reads the data."""
 
     slots: int = Field(default=5, ge=1, le=64, alias="PGFERRY_EXPORTER_SLOTS")
@@ -53,14 +54,16 @@ class ExporterSettings(WorkerSettings):
                 raise ValueError(f"entry {number} is not an age public key (age1…)") from None
         return value
 
-    @model_validator(mode="after")
-    def _encrypted_or_said_not_to_be(self) -> Self:
-        if not self.age_recipients and not self.allow_unencrypted:
+    @field_validator("allow_unencrypted")
+    @classmethod
+    def _encrypted_or_said_not_to_be(cls, allowed: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's
+        # Recipients that were refused are not in `data`; that is said already.
+        if not allowed and info.data.get("age_recipients", "refused") == ():
             raise ValueError(
-                "PGFERRY_AGE_RECIPIENTS is not set: give the age public keys to encrypt for "
-                "(`pgferry keys generate` makes a pair), or set PGFERRY_ALLOW_UNENCRYPTED=true"
+                "set PGFERRY_AGE_RECIPIENTS to the age public keys to encrypt for "
+                "(`pgferry keys generate` makes a pair), or this to true"
             )
-        return self
+        return allowed
 
     @property
     def tenants(self) -> str:

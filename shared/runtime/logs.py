@@ -21,7 +21,10 @@ _URL_PASSWORD = re.compile(r"(://[^:/@\s\"]*):[^@/\s\"]+@")
 _AGE_SECRET_KEY = re.compile(r"AGE-SECRET-KEY-1[0-9A-Z]+", re.IGNORECASE)
 
 #: Libraries that log each request (with its URL) or each reconnect at INFO.
-_QUIET = ("httpx", "httpcore", "telegram", "aio_pika", "aiormq", "aiohttp.access", "alembic")
+_QUIET = ("httpx", "httpcore", "telegram", "aiohttp.access", "alembic")
+
+#: What these say of a lost broker the session says, too, in one line.
+_SILENT = ("aio_pika", "aiormq")
 
 
 class Redactor:
@@ -69,6 +72,8 @@ def configure(*, service: str, level: str = "INFO", secrets: Iterable[str] = ())
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _written_forms(secret: str) -> set[str]:

@@ -1,10 +1,12 @@
 """The life of a process: begins in `run`, is asked to end by SIGTERM or SIGINT, ends with a code."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 import structlog
@@ -34,6 +36,7 @@ def start_service(
             sys.stderr.write(f"pgferry {name}: {problem}\n")
         return 2
     logs.configure(service=name, level=settings.log_level, secrets=settings.secrets())
+    log.info("starting", version=version("pgferry"), pid=os.getpid())
     return run(partial(main, settings))
 
 

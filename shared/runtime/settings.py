@@ -76,7 +76,8 @@ class Settings(BaseSettings):
 
 class ServiceSettings(Settings):
     database_url: str = Field(alias="DATABASE_URL", pattern=r"^postgres(ql)?://")
-    """The control plane; session pooling or direct, since it listens and takes advisory locks."""
+    """The control plane, directly or by session pooling; never by transaction pooling, since services
+    listen."""
 
     amqp_url: str = Field(alias="AMQP_URL", pattern=r"^amqps?://")
     """The broker and its vhost."""
@@ -107,7 +108,7 @@ class WorkerSettings(ServiceSettings):
     """Time that work in hand has to finish after SIGTERM; below the container's 30 s."""
 
     retry_scale: float = Field(default=1, gt=0, le=10, alias="PGFERRY_RETRY_SCALE")
-    """Multiplies the waits of 10 s, 60 s and 5 min between attempts."""
+    """Multiplies the waits of 10 s, 60 s and 5 min between attempts; greater than 0."""
 
     @field_validator("heartbeat_seconds")
     @classmethod

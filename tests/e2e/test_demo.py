@@ -33,7 +33,7 @@ def demo() -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     lines: list[str] = []
     for line in process.stdout:
         lines.append(line.rstrip("\n"))
-        if line.startswith("Ctrl-C"):
+        if line.startswith("# KEY_FILE"):
             break
     try:
         yield process, lines
@@ -70,6 +70,20 @@ def test_its_curl_lines_work(demo: tuple[subprocess.Popen[str], list[str]]) -> N
     for text in metrics:
         names = {family.name for family in text_string_to_metric_families(text)}
         assert "pgferry_build_info" in names
+
+
+def test_its_lines_for_operators_work(demo: tuple[subprocess.Popen[str], list[str]]) -> None:
+    """The backup is fetched, and the printed commands restore it into the empty database."""
+    _, lines = demo
+    exports = [line for line in lines if line.startswith("export ")]
+    commands = [line for line in lines if line.startswith("pgferry ") and " demo:" not in line]
+    key_file = next(line for line in lines if line.startswith("# KEY_FILE")).split()[-1]
+
+    *_, restore = [bash([*exports, line]) for line in commands]
+    bash([*exports, restore.replace("KEY_FILE", key_file), 'psql -XAtc "SELECT 1" "$TARGET_URL"'])
+    count = bash([*exports, 'psql -XAtc \'SELECT count(*) FROM "tenant_acme-corp".lines\' "$TARGET_URL"'])
+
+    assert int(count) > 0
 
 
 def test_it_ends_with_everything_it_started(demo: tuple[subprocess.Popen[str], list[str]]) -> None:
