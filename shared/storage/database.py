@@ -38,8 +38,6 @@ def reaching_database() -> Iterator[None]:
     """Translate every way of not reaching the server into `Unavailable`."""
     try:
         yield
-    except asyncpg.DataError:
-        raise  # an InterfaceError by descent, but it means a value that no column takes
     except (*_PASSING, TimeoutError) as error:
         raise Unavailable("database", f"PostgreSQL is not reachable: {type(error).__name__}.") from error
 
