@@ -229,10 +229,19 @@ class Line:
 
     attempts: AttemptStore
     down: bool = False
+    answers: int = 0  #: to claims
 
     async def claim(self) -> Claim | None:
         self._require()
-        return await self.attempts.claim()
+        claim = await self.attempts.claim()
+        self.answers += 1
+        return claim
+
+    async def answered(self, claims: int) -> None:
+        async def reached() -> bool:
+            return self.answers >= claims
+
+        await eventually(reached)
 
     async def renew(self, claim: Claim, progress: Mapping[str, int]) -> None:
         self._require()
@@ -492,7 +501,9 @@ async def test_a_short_outage_is_survived(store: Store) -> None:
             begin = time.monotonic()
             await eventually(partial(_past, begin + 0.45))
         goes_on.set()
-        await ends(store, job_id, stage=Stage.DUMPED)
+        state = await ends(store, job_id, stage=Stage.DUMPED)
+
+    assert (state.attempts, state.fence) == (1, 1)
 
 
 async def _past(moment: float) -> bool:
@@ -535,8 +546,10 @@ async def test_a_drain_lets_quick_work_finish(store: Store) -> None:
 
 async def test_an_idle_worker_stops_at_once(store: Store) -> None:
     """It does not wait for its poll, nor for the drain time."""
-    async with working(store.attempts, Steps(store, []), slots=3, PGFERRY_POLL_SECONDS="60") as running:
-        await asyncio.sleep(0)
+    line = Line(store.attempts)
+
+    async with working(line, Steps(store, []), slots=3, PGFERRY_POLL_SECONDS="60") as running:
+        await line.answered(3)
         begin = time.monotonic()
         await running.stop()
 
@@ -559,29 +572,32 @@ async def test_the_heartbeat_shows_progress(store: Store) -> None:
 async def test_slots_work_side_by_side(store: Store) -> None:
     """As many jobs at once as slots, no more; the others follow."""
     jobs = [await store.add(f"project-{number}") for number in range(5)]
-    at_once, most = 0, 0
-    gate = asyncio.Barrier(2)
+    begun: list[UUID] = []
+    may_finish = asyncio.Event()
 
-    async def counts(claim: Claim, _progress: Progress) -> None:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        if claim.job_id in jobs[:4]:
-            await gate.wait()  # opens only when two are at work
-        at_once -= 1
+    async def waits(claim: Claim, _progress: Progress) -> None:
+        begun.append(claim.job_id)
+        await may_finish.wait()
         await store.finish(claim)
 
-    async with working(store.attempts, counts, slots=2):
+    async def two_have_begun() -> bool:
+        return len(begun) >= 2
+
+    async with working(store.attempts, waits, slots=2):
+        await eventually(two_have_begun)
+        await eventually(partial(_past, time.monotonic() + 0.3))  # fifteen polls
+        assert len(begun) == 2
+        may_finish.set()
         for job_id in jobs:
             await ends(store, job_id, stage=Stage.DUMPED)
-
-    assert most == 2
 
 
 async def test_a_nudge_wakes_an_idle_slot(store: Store) -> None:
     """A slot that polls each minute begins at once."""
-    async with working(store.attempts, Steps(store, [None]), PGFERRY_POLL_SECONDS="60") as running:
-        await asyncio.sleep(0)
+    line = Line(store.attempts)
+
+    async with working(line, Steps(store, [None]), PGFERRY_POLL_SECONDS="60") as running:
+        await line.answered(1)
         job_id = await store.add("acme")
         running.wake.set()
         await ends(store, job_id, stage=Stage.DUMPED)
