@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-_READY_MADE_VHOSTS = 24
+_READY_MADE_VHOSTS = 12
 
 #: A quarter of the default's time on a server that does not wait for its disk.
 _QUICKLY = "STRATEGY file_copy"

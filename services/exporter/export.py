@@ -61,6 +61,7 @@ class Export:
         except BaseException:
             await asyncio.to_thread(prefix.remove)
             raise
+        progress.recording = True
         await self._record(claim, dump, prefix)
         observe(dump)
         log.info("dumped", bytes=dump.plain.size_bytes, stored_bytes=dump.stored.size_bytes, rows=dump.rows)

@@ -5,13 +5,13 @@ from typing import Annotated
 import pyrage
 from pydantic import Field, ValidationInfo, field_validator
 
-from shared.runtime.settings import Separated, WorkerSettings
+from shared.runtime.settings import Separated, Url, WorkerSettings
 
 MIB = 1024 * 1024
 
 
 class ExporterSettings(WorkerSettings):
-    tenant_database_url: str | None = Field(
+    tenant_database_url: Url | None = Field(
         default=None, alias="TENANT_DATABASE_URL", pattern=r"^postgres(ql)?://"
     )
     """The tenants' database as the read-only role `pgferry_dump`; set it also when that is the same database,

@@ -5,6 +5,7 @@ goes last, so a backup without one was never finished.
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -14,7 +15,7 @@ from services.uploader.manifest import finished_manifest
 from services.uploader.metrics import BACKUP_BYTES
 from services.uploader.sender import Sender
 from shared.contracts.envelope import envelope_of
-from shared.contracts.errors import LeaseLost
+from shared.contracts.errors import DumpLost, LeaseLost
 from shared.contracts.job import Claim
 from shared.contracts.manifest import Dump, Manifest, Part, SentPart
 from shared.contracts.messages import BackupStored
@@ -49,6 +50,7 @@ class Upload:
             bot_id=self.sender.telegram.bot_id,
         )
         sent = await self._send_manifest(claim, prefix, dump, document)
+        progress.recording = True
         await self._record(claim, manifest, sent, document)
         await asyncio.to_thread(self.spool.remove_job, claim.job_id)
         BACKUP_BYTES.observe(dump.stored.size_bytes)
@@ -64,6 +66,7 @@ class Upload:
     ) -> list[SentPart]:
         async with self.database.session() as session:
             rows = await session.parts.plan(claim, Kind.PART, dump.parts)
+        self._require_own([row.sent for row in rows if row.sent])
         progress.counts["parts"] = len(rows)
         done: list[SentPart] = []
         for row in rows:
@@ -71,6 +74,11 @@ class Upload:
             done.append(_sent_part(row.part, sent))
             progress.counts["parts_sent"] = len(done)
         return done
+
+    def _require_own(self, sent: Sequence[Sent]) -> None:
+        """A bot can fetch only what it sent itself, so a set is one bot's. Raises DumpLost."""
+        if any(part.bot_id != self.sender.telegram.bot_id for part in sent):
+            raise DumpLost("bot_changed", "Another bot sent some of the parts; they are all sent anew.")
 
     async def _send_part(self, claim: Claim, prefix: Prefix, dump: Dump, part: Part) -> Sent:
         """Send a part whose bytes in the spool are still those that were written."""
@@ -88,6 +96,8 @@ class Upload:
         async with self.database.session() as session:
             rows = await session.parts.plan(claim, Kind.MANIFEST, [document])
         if rows[0].sent is not None:
+            if rows[0].part.sha256 != document.sha256:
+                raise DumpLost("spool_manifest_lost", "The manifest that was sent is not in the spool.")
             return rows[0].sent
         return await self.sender.send(
             claim,

@@ -46,16 +46,15 @@ class StageGroup(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """The stages of one group: where a worker finds a job, holds it, and leaves it."""
+    """The stages of one group: where a worker finds a job, and holds it."""
 
     waiting: Stage
     held: Stage
-    done: Stage
 
 
 HALVES = {
-    StageGroup.DUMP: Half(Stage.QUEUED, Stage.DUMPING, Stage.DUMPED),
-    StageGroup.UPLOAD: Half(Stage.DUMPED, Stage.UPLOADING, Stage.STORED),
+    StageGroup.DUMP: Half(Stage.QUEUED, Stage.DUMPING),
+    StageGroup.UPLOAD: Half(Stage.DUMPED, Stage.UPLOADING),
 }
 
 #: Every move a job may make, as (status, stage) pairs; drawn in docs/architecture.md, checked by a test.

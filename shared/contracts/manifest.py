@@ -107,10 +107,3 @@ class Manifest(Document):
     storage_path: str | None
     dump: DumpRecord
     parts: tuple[SentPart, ...] = Field(min_length=1)
-
-
-class Signature(Document):
-    """HMAC-SHA-256 over the canonical JSON of the document without this member."""
-
-    key_id: str
-    hmac_sha256: Sha256Hex

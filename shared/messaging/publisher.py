@@ -50,6 +50,8 @@ class Publisher:
             raise NotPublished(
                 f"no queue takes {envelope.routing_key} on {envelope.exchange}", in_doubt=False
             ) from error
+        except aio_pika.exceptions.DeliveryError as error:
+            raise NotPublished("the broker refused the message", in_doubt=False) from error
         except (*BROKER_ERRORS, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and _asked_to_stop():
                 raise

@@ -72,9 +72,10 @@ class Relay:
         self.wake.clear()
         async with self.outbox() as outbox:
             rows = await outbox.claim(BATCH, claim_seconds=CLAIM_SECONDS)
-            messages, oldest = await outbox.waiting()
-        OUTBOX_WAITING.set(messages)
-        OUTBOX_OLDEST.set(oldest)
+            if len(rows) < BATCH:  # counting a long queue in each round would cost more than emptying it
+                messages, oldest = await outbox.waiting()
+                OUTBOX_WAITING.set(messages)
+                OUTBOX_OLDEST.set(oldest)
         if not rows:
             return []
         results = await asyncio.gather(*(_publish(publisher, row) for row in rows))

@@ -6,12 +6,21 @@ Every variable `NAME` may instead be given as `NAME_FILE`, the path of a file th
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -24,6 +33,24 @@ from pydantic_settings import (
 def _separated(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
+
+def _readable(url: str) -> str:
+    """Refuse what the drivers would read otherwise than it was meant, or would show in an error."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    if not all(_HOST.fullmatch(host) for host in hosts):
+        raise ValueError("cannot be read: write special characters of user and password as %XX")
+    if "sslpassword" in parts.query:
+        raise ValueError("must not hold sslpassword: use a client key without a passphrase")
+    return url
+
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/@]*)(:\d+)?")
+
+Url = Annotated[str, AfterValidator(_readable)]
 
 #: Put into `Annotated` with a tuple's type: `a,b` or `a b` in the environment.
 Separated = (NoDecode, BeforeValidator(_separated))
@@ -75,11 +102,11 @@ class Settings(BaseSettings):
 
 
 class ServiceSettings(Settings):
-    database_url: str = Field(alias="DATABASE_URL", pattern=r"^postgres(ql)?://")
+    database_url: Url = Field(alias="DATABASE_URL", pattern=r"^postgres(ql)?://")
     """The control plane, directly or by session pooling; never by transaction pooling, since services
     listen."""
 
-    amqp_url: str = Field(alias="AMQP_URL", pattern=r"^amqps?://")
+    amqp_url: Url = Field(alias="AMQP_URL", pattern=r"^amqps?://")
     """The broker and its vhost."""
 
     log_level: str = Field(default="INFO", alias="PGFERRY_LOG_LEVEL", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")

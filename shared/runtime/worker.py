@@ -44,6 +44,8 @@ class Progress:
     """How far the work is; the heartbeat shows it to whoever asks for the job."""
 
     counts: dict[str, int] = field(default_factory=dict)
+    recording: bool = False
+    """Set before the final transaction: it ends the lease, so nothing is to be renewed any more."""
 
 
 Work = Callable[[Claim, Progress], Awaitable[None]]
@@ -185,6 +187,8 @@ async def _keep(claim: Claim, attempts: AttemptStore, progress: Progress, heartb
     """
     renewed_at = claim.renewed_at
     while True:
+        if progress.recording:
+            await asyncio.Event().wait()
         lapses_at = renewed_at + claim.lease_seconds
         await asyncio.sleep(max(0.0, min(heartbeat_seconds, lapses_at - time.monotonic())))
         before = time.monotonic()
@@ -194,9 +198,12 @@ async def _keep(claim: Claim, attempts: AttemptStore, progress: Progress, heartb
             async with asyncio.timeout(lapses_at - before):
                 await attempts.renew(claim, progress.counts)
             renewed_at = before
+        except LeaseLost:
+            if not progress.recording:
+                raise
         except (Unavailable, TimeoutError):
             log.warning("the lease could not be renewed", seconds_left=round(lapses_at - time.monotonic(), 1))
-            await asyncio.sleep(min(1.0, heartbeat_seconds / 3))
+            await asyncio.sleep(max(0.0, min(1.0, heartbeat_seconds / 3, lapses_at - time.monotonic())))
 
 
 async def _awaited(work: Awaitable[None]) -> None:

@@ -20,17 +20,22 @@ from shared.storage.nudges import DUMP, OUTBOX, UPLOAD, Nudges
 from shared.storage.outbox import Outbox
 from shared.storage.parts import Parts
 
-#: Server states that pass by themselves: starting up, shutting down, no free connection, connection cut.
+#: What passes by itself, or is mended by an operator while we wait: no way to the server, a server that
+#: starts, stops, is a standby, is out of room or connections, ended our transaction, or refuses our login.
 _PASSING = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
 )
+
+
+#: A request that gets no connection for this long is better told so.
+_ACQUIRE_SECONDS = 10.0
 
 
 @contextmanager
@@ -70,7 +75,7 @@ class Database:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commit at the end of the block, roll back on any error; then wake whoever has work by it."""
         with reaching_database():
-            async with self.pool.acquire() as connection, connection.transaction():
+            async with self.pool.acquire(timeout=_ACQUIRE_SECONDS) as connection, connection.transaction():
                 transaction = Transaction(connection)
                 yield transaction
         self._nudge(transaction)
@@ -79,7 +84,7 @@ class Database:
     async def session(self) -> AsyncIterator[Transaction]:
         """The same repositories with each statement by itself: for reads and single statements."""
         with reaching_database():
-            async with self.pool.acquire() as connection:
+            async with self.pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
                 transaction = Transaction(connection)
                 yield transaction
         self._nudge(transaction)

@@ -42,7 +42,9 @@ class Prefix:
     path: Path
 
     def create(self) -> None:
-        self.path.mkdir(mode=0o700, parents=True)
+        """Make the job's folder and this one; a root that is gone, as after an unmount, is an error."""
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        self.path.mkdir(mode=0o700)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[FileIO]:

@@ -15,13 +15,13 @@ from shared.storage.database import Database
 from tests.e2e import steps
 from tests.e2e.steps import QUICK
 
-SMALL_PARTS = {"PGFERRY_PART_SIZE_BYTES": 1024 * 1024}
+SMALL_PARTS = {"PGFERRY_PART_SIZE_BYTES": 512 * 1024}
 
 
 @pytest.fixture
 async def tenant(stack: Stack, connection: asyncpg.Connection) -> str:
     """A project whose dump takes long enough to be caught in the middle."""
-    await create_demo_tenant(connection, slug="acme-corp", megabytes=25)
+    await create_demo_tenant(connection, slug="acme-corp", megabytes=10)
     await stack.add_project(connection, "acme", slug="acme-corp")
     return "acme"
 

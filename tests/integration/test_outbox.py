@@ -264,7 +264,9 @@ async def test_an_exchange_that_was_deleted_is_declared_again(
     async with relaying(vhost_url, control_plane) as session:
         await eventually(partial(_is_connected, session))
         await channel.exchange_delete(EVENTS)
-        await add(control_plane, envelope(EVENTS, "backup.stored.v1"), *(envelope() for _ in range(5)))
+        await add(control_plane, envelope(EVENTS, "backup.stored.v1"))
+        await eventually(partial(all_sent, control_plane))
+        await add(control_plane, *(envelope() for _ in range(5)))
         await eventually(partial(all_sent, control_plane))
 
     assert len({message.message_id for message in await drained(channel, EXPORTER.name)}) == 5

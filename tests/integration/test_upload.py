@@ -117,7 +117,9 @@ async def plant(
 ) -> Plant:
     await empty(connection)
     chat_id = next(unused_chats)
-    spool = Spool(tmp_path / "spool")
+    root = tmp_path / "spool"
+    root.mkdir()
+    spool = Spool(root)
     return Plant(
         database=control_plane,
         owner=connection,
@@ -294,20 +296,20 @@ async def test_parts_are_spread_over_the_chats_in_turn(
 async def test_a_flood_is_waited_out_under_the_lease(plant: Plant) -> None:
     """As long as asked for, counted, without an attempt, while the heartbeat keeps the job."""
     await plant.dumped()
-    claim = await plant.claim(lease_seconds=1.2)
+    claim = await plant.claim(lease_seconds=2.5)
     waits, seconds = counted("telegram_flood_waits"), counted("telegram_flood_wait_seconds")
-    plant.api.flood("sendDocument", times=2, retry_after=1)
+    plant.api.flood("sendDocument", times=3, retry_after=1)
     attempts = replace(attempts_of(plant.database), lease_seconds=claim.lease_seconds)
     before = time.monotonic()
 
-    await hold(claim, plant.upload, attempts, heartbeat_seconds=0.3)
+    await hold(claim, plant.upload, attempts, heartbeat_seconds=0.4)
 
-    assert time.monotonic() - before >= 2
-    assert counted("telegram_flood_waits") - waits == 2
-    assert counted("telegram_flood_wait_seconds") - seconds == 2
+    assert time.monotonic() - before >= 3
+    assert counted("telegram_flood_waits") - waits == 3
+    assert counted("telegram_flood_wait_seconds") - seconds == 3
     job = await find(plant.database, claim.job_id)
     assert (job.status, job.upload_attempts) == (Status.COMPLETED, 1)
-    assert [row["send_attempts"] for row in await plant.rows(claim)] == [3, 1, 1, 1]
+    assert [row["send_attempts"] for row in await plant.rows(claim)] == [4, 1, 1, 1]
     assert plant.names == ["p00000", "p00001", "p00002", "manifest"]
 
 
@@ -356,6 +358,36 @@ async def test_a_manifest_that_was_sent_is_the_one_that_is_recorded(
     backup = await plant.backup(claim)
     assert (backup["id"], backup["manifest_message_id"]) == ((await plant.manifest(tmp_path)).backup_id, 4)
     assert backup["manifest_sha256"] == plant.messages[-1].sha256
+
+
+async def test_a_manifest_that_was_sent_and_is_gone_from_the_spool_is_not_made_again(
+    plant: Plant, failing_once: None
+) -> None:
+    """Another one would have another id and hash than the document in the chat: the dump begins anew."""
+    claim = await plant.claimed()
+    with pytest.raises(asyncpg.RaiseError):
+        await plant.run(claim)
+    plant.prefix(claim).manifest_path.unlink()
+
+    with pytest.raises(DumpLost) as lost:
+        await plant.run(await plant.claim_after(claim))
+
+    assert lost.value.code == "spool_manifest_lost"
+    assert await plant.outbox() == []
+
+
+async def test_parts_of_another_bot_are_not_continued(plant: Plant) -> None:
+    """A bot can fetch only what it sent itself, and a manifest names one bot."""
+    claim = await plant.claimed()
+    async with running(plant, claim, hold_after=1) as upload:
+        await cancelled(upload)
+    await plant.owner.execute("UPDATE control_plane.backup_parts SET bot_id = 1 WHERE status = 'sent'")
+
+    with pytest.raises(DumpLost) as lost:
+        await plant.run(await plant.claim_after(claim))
+
+    assert lost.value.code == "bot_changed"
+    assert plant.names == ["p00000"]
 
 
 async def test_a_manifest_whose_answer_was_not_recorded_is_sent_again(plant: Plant) -> None:

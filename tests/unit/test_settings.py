@@ -186,3 +186,22 @@ def test_a_url_that_cannot_be_taken_apart_is_a_problem(environment: pytest.Monke
     environment.setenv("DATABASE_URL", url)
 
     assert problems_of(ServiceSettings) == ["DATABASE_URL: is not a URL"]
+
+
+@pytest.mark.parametrize("password", ["pa/ss", "pa#ss", "pa?ss"])
+def test_a_password_that_is_not_written_for_a_url_is_refused(
+    environment: pytest.MonkeyPatch, password: str
+) -> None:
+    """The drivers would take a piece of it for a port, and show it in their error."""
+    environment.setenv("DATABASE_URL", f"postgresql://user:{password}@db/pgferry")
+
+    assert problems_of(ServiceSettings) == [
+        "DATABASE_URL: cannot be read: write special characters of user and password as %XX"
+    ]
+
+
+def test_several_hosts_are_a_url(environment: pytest.MonkeyPatch) -> None:
+    """PostgreSQL's drivers try one after the other."""
+    environment.setenv("DATABASE_URL", "postgresql://user:pw@one:5432,two:5433,three/pgferry")
+
+    assert load(ServiceSettings).database_url.endswith("three/pgferry")
