@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote
@@ -50,6 +51,49 @@ def newest_sbin_directory() -> Path:
     return max(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A running node as any process may use it; only its owner, a RabbitMqServer, starts and ends it."""
+
+    port: int
+    password: str
+    directory: str
+    environment: dict[str, str]
+
+    def url(self, vhost: str = "/") -> str:
+        """Where to connect as the node's user."""
+        return f"amqp://{USER}:{self.password}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
+
+    def wait_ready(self) -> None:
+        wait_until(
+            lambda: _accepts(self.port, say=_PROTOCOL_HEADER),
+            seconds=_READY_SECONDS,
+            what="RabbitMQ answers an AMQP handshake",
+        )
+
+    def ctl(self, *arguments: str) -> str:
+        """What `rabbitmqctl` prints; raises RuntimeError with its words if it fails."""
+        done = subprocess.run(
+            [str(newest_sbin_directory() / "rabbitmqctl"), "--quiet", *arguments],
+            env=self.environment,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_CTL_SECONDS,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"rabbitmqctl {arguments} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def add_vhost(self, name: str) -> None:
+        """Make one more vhost for the node's user while the node runs."""
+        addition = Path(self.directory, f"addition-{secrets.token_hex(4)}.json")
+        addition.write_text(json.dumps({"vhosts": [_vhost(name)], "permissions": [_permission(name)]}))
+        self.ctl("import_definitions", str(addition))
+
+
 class RabbitMqServer:
     """One node; its user `pgferry` has all rights on "/" and on each of `vhosts`.
 
@@ -77,7 +121,12 @@ class RabbitMqServer:
 
     def url(self, vhost: str = "/") -> str:
         """Where to connect as the node's user."""
-        return f"amqp://{USER}:{self.password}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
+        return self.node.url(vhost)
+
+    @property
+    def node(self) -> Node:
+        """What another process needs in order to use this node."""
+        return Node(self.port, self.password, str(self.directory), self._environment)
 
     def start(self) -> None:
         """Start and wait until the node answers an AMQP handshake."""
@@ -114,25 +163,11 @@ class RabbitMqServer:
 
     def ctl(self, *arguments: str) -> str:
         """What `rabbitmqctl` prints; raises RuntimeError with its words if it fails."""
-        done = subprocess.run(
-            [str(self._sbin / "rabbitmqctl"), "--quiet", *arguments],
-            env=self._environment,
-            cwd=self.directory,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_CTL_SECONDS,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"rabbitmqctl {arguments} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout
+        return self.node.ctl(*arguments)
 
     def add_vhost(self, name: str) -> None:
         """Make one more vhost for the node's user while the node runs."""
-        addition = self.directory / "addition.json"
-        addition.write_text(json.dumps({"vhosts": [_vhost(name)], "permissions": [_permission(name)]}))
-        self.ctl("import_definitions", str(addition))
+        self.node.add_vhost(name)
 
     def close(self) -> None:
         """End node and epmd and remove the directory."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
 from sandbox.bot_api.process import BotApi
 from sandbox.postgres import PostgresServer
-from sandbox.rabbitmq import RabbitMqServer
+from sandbox.rabbitmq import Node, RabbitMqServer
 from sandbox.stack import ROLES, Stack, make_roles
 from shared.storage.database import Database, open_database
 from shared.storage.migrate import migrate
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-_READY_MADE_VHOSTS = 12
+_READY_MADE_VHOSTS = 45
 
 #: A quarter of the default's time on a server that does not wait for its disk.
 _QUICKLY = "STRATEGY file_copy"
@@ -31,49 +30,74 @@ CHAT_ID = -1001234567890
 
 
 @dataclass(frozen=True, slots=True)
-class Servers:
-    """The session's PostgreSQL and RabbitMQ, and the vhosts no test has used yet."""
+class Broker:
+    """A node, and its vhosts that no test has used yet."""
 
-    postgres: PostgresServer
-    rabbitmq: RabbitMqServer
+    node: Node
     unused_vhosts: list[str]
 
 
-@pytest.fixture(scope="session")
-def servers() -> Iterator[Servers]:
-    """Both servers, started side by side: the slower one decides how long it takes."""
+# One broker serves all processes of a test run: it is slow to start, and each test has a vhost of its own.
+_OWNED = pytest.StashKey[RabbitMqServer]()
+_VHOSTS = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the broker, without waiting, in the process that all others belong to."""
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
     vhosts = [_random_name() for _ in range(_READY_MADE_VHOSTS)]
-    with ExitStack() as stack:
-        rabbitmq = RabbitMqServer(vhosts=vhosts)
-        stack.callback(rabbitmq.close)
-        rabbitmq.launch()
-        postgres = PostgresServer()
-        stack.callback(postgres.close)
-        postgres.start()
-        rabbitmq.wait_ready()
-        yield Servers(postgres, rabbitmq, vhosts)
+    server = RabbitMqServer(vhosts=vhosts)
+    server.launch()
+    config.stash[_OWNED], config.stash[_VHOSTS] = server, vhosts
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - pytest-xdist has no public type for it
+    """Tell a worker process where the broker is, and which vhosts are its own."""
+    server, vhosts = node.config.stash[_OWNED], node.config.stash[_VHOSTS]
+    number, count = int(node.workerinput["workerid"][2:]), int(node.workerinput["workercount"])
+    node.workerinput["broker"] = asdict(server.node)
+    node.workerinput["vhosts"] = vhosts[number::count]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _OWNED in config.stash:
+        config.stash[_OWNED].close()
 
 
 @pytest.fixture(scope="session")
-def postgres_server(servers: Servers) -> PostgresServer:
-    """The session's PostgreSQL; whoever stops it starts it again."""
-    return servers.postgres
+def broker(pytestconfig: pytest.Config) -> Broker:
+    """The run's RabbitMQ; whoever must stop one starts another."""
+    workerinput = getattr(pytestconfig, "workerinput", None)
+    if workerinput is None:
+        found = Broker(pytestconfig.stash[_OWNED].node, pytestconfig.stash[_VHOSTS])
+    else:
+        found = Broker(Node(**workerinput["broker"]), workerinput["vhosts"])
+    found.node.wait_ready()
+    return found
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_server(servers: Servers) -> RabbitMqServer:
-    """The session's RabbitMQ; whoever stops it starts it again."""
-    return servers.rabbitmq
+def rabbitmq_node(broker: Broker) -> Node:
+    return broker.node
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """PostgreSQL of this process; whoever stops it starts it again."""
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.fixture
-def vhost_url(servers: Servers) -> str:
+def vhost_url(broker: Broker) -> str:
     """The AMQP URL of a vhost that no other test sees."""
-    if servers.unused_vhosts:
-        return servers.rabbitmq.url(servers.unused_vhosts.pop())
+    if broker.unused_vhosts:
+        return broker.node.url(broker.unused_vhosts.pop())
     vhost = _random_name()
-    servers.rabbitmq.add_vhost(vhost)
-    return servers.rabbitmq.url(vhost)
+    broker.node.add_vhost(vhost)
+    return broker.node.url(vhost)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,8 @@ def reaching_database() -> Iterator[None]:
     try:
         yield
     except (*_PASSING, TimeoutError) as error:
-        raise Unavailable("database", f"PostgreSQL is not reachable: {type(error).__name__}.") from error
+        said = str(error) if isinstance(error, asyncpg.PostgresError) else type(error).__name__
+        raise Unavailable("database", f"PostgreSQL is not reachable: {said}.") from error
 
 
 @dataclass(slots=True)

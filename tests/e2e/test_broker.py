@@ -9,7 +9,6 @@ import asyncpg
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
-from sandbox.rabbitmq import RabbitMqServer
 from sandbox.stack import Stack
 from sandbox.tenants import create_small_tenant
 from shared.contracts.messages import BackupFailed, BackupStored, ExportRequested
@@ -121,29 +120,3 @@ async def test_hopeless_commands_end_in_their_queues(
         assert row["error_message"].endswith(".")
     assert [await depth(channel, queue.name) for queue in (UNREADABLE, DEAD_EXPORTER, EXPORTER)] == [0, 0, 0]
     assert exporter.child.running
-
-
-async def test_a_post_is_accepted_while_the_broker_is_down(
-    stack: Stack, connection: asyncpg.Connection, rabbitmq_server: RabbitMqServer, channel: AbstractChannel
-) -> None:
-    """The job is done without the broker, and its messages leave when the broker is back."""
-    await create_small_tenant(connection, slug="a", rows=10)
-    await stack.add_project(connection, "project-a", slug="a")
-    services = [stack.start(name, **QUICK) for name in ("gateway", "exporter", "uploader")]
-    for service in services:
-        service.wait_ready()
-    await channel.close()
-
-    rabbitmq_server.stop()
-    try:
-        job_id = steps.post_export(stack, "project-a")
-        row = await steps.ended(connection, job_id)
-        unsent = await connection.fetchval("SELECT count(*) FROM control_plane.outbox WHERE sent_at IS NULL")
-    finally:
-        rabbitmq_server.start()
-    await steps.all_sent(connection)
-
-    assert row["status"] == "completed"
-    assert unsent == 3
-    for service in services:
-        service.wait_ready()

@@ -14,6 +14,8 @@ import pytest
 
 from sandbox.bot_api.process import BotApi
 from sandbox.compare import compare_schemas
+from sandbox.postgres import PostgresServer
+from sandbox.rabbitmq import Node
 from sandbox.stack import Stack
 from sandbox.tenants import create_small_tenant
 from tests.e2e import steps
@@ -56,23 +58,24 @@ class Ferry:
 
 
 @pytest.fixture(scope="module")
-async def module_database_url(servers: object, control_plane_template: str) -> AsyncIterator[str]:
+async def module_database_url(
+    postgres_server: PostgresServer, control_plane_template: str
+) -> AsyncIterator[str]:
     """A control plane for all tests of this file."""
-    postgres = servers.postgres  # type: ignore[attr-defined]
     name = f"test-{token_hex(6)}"
-    owner = await asyncpg.connect(postgres.url())
+    owner = await asyncpg.connect(postgres_server.url())
     await owner.execute(f'CREATE DATABASE "{name}" TEMPLATE "{control_plane_template}"')
-    yield postgres.url(name)
+    yield postgres_server.url(name)
     await owner.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     await owner.close()
 
 
 @pytest.fixture(scope="module")
-def module_vhost_url(servers: object) -> str:
+def module_vhost_url(rabbitmq_node: Node) -> str:
     """A vhost for all tests of this file."""
-    vhost = servers.unused_vhosts.pop()  # type: ignore[attr-defined]
-    url: str = servers.rabbitmq.url(vhost)  # type: ignore[attr-defined]
-    return url
+    vhost = f"test-{token_hex(6)}"
+    rabbitmq_node.add_vhost(vhost)
+    return rabbitmq_node.url(vhost)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from structlog.testing import capture_logs
 
-from sandbox.rabbitmq import RabbitMqServer
+from sandbox.rabbitmq import Node
 from shared.contracts.envelope import Delivery
 from shared.contracts.errors import Unavailable, Unreadable
 from shared.contracts.topology import COMMANDS, EXPORTER, INTERNAL, QUEUES, UNREADABLE, UPLOADER
@@ -349,7 +349,7 @@ async def _has_consumer(channel: AbstractChannel) -> bool:
 
 
 async def test_a_message_in_hand_when_the_connection_is_lost_comes_back(
-    vhost_url: str, channel: AbstractChannel, rabbitmq_server: RabbitMqServer
+    vhost_url: str, channel: AbstractChannel, rabbitmq_node: Node
 ) -> None:
     """Its handler is cancelled or its acknowledgement is refused; the next session is given it again."""
     may_return = asyncio.Event()
@@ -367,7 +367,7 @@ async def test_a_message_in_hand_when_the_connection_is_lost_comes_back(
         async with consuming(vhost_url, stubborn):
             await handler.times(1)
             vhost = unquote(urlsplit(vhost_url).path[1:])
-            await asyncio.to_thread(rabbitmq_server.ctl, "close_all_connections", "--vhost", vhost, "test")
+            await asyncio.to_thread(rabbitmq_node.ctl, "close_all_connections", "--vhost", vhost, "test")
             may_return.set()
             await handler.times(2)
 

@@ -21,7 +21,8 @@ from sandbox.process import alive, children_of, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandbox.rabbitmq import RabbitMqServer
+    from sandbox.rabbitmq import Node
+
 
 _ROOT = Path(__file__).parents[2]
 # An owner of both servers that says where they live and then waits to be killed.
@@ -124,15 +125,13 @@ async def test_postgresql_data_survive_every_way_to_end_the_server(other_postgre
     assert await _query(url, "SELECT number FROM kept") == 3
 
 
-async def test_vhosts_are_ready_made_and_more_can_be_added(
-    rabbitmq_server: RabbitMqServer, vhost_url: str
-) -> None:
+async def test_vhosts_are_ready_made_and_more_can_be_added(rabbitmq_node: Node, vhost_url: str) -> None:
     """A test gets a vhost of its own at no cost, and another one when it asks."""
     await _publish(vhost_url, "mine")
-    rabbitmq_server.add_vhost("added later")
-    await _publish(rabbitmq_server.url("added later"), "mine")
+    rabbitmq_node.add_vhost("added later")
+    await _publish(rabbitmq_node.url("added later"), "mine")
     assert await _take(vhost_url, "mine") == b"kept"
-    assert "added later" in rabbitmq_server.ctl("list_vhosts").splitlines()
+    assert "added later" in rabbitmq_node.ctl("list_vhosts").splitlines()
 
 
 def test_killing_the_owner_ends_the_servers_and_removes_their_files() -> None:
