@@ -33,8 +33,8 @@ _CTL_SECONDS: Final = 60
 _CTL_PORTS: Final = 10
 _PROTOCOL_HEADER: Final = b"AMQP\0\0\x09\x01"
 _LOOPBACK_ONLY: Final = "-kernel inet_dist_use_interface {127,0,0,1}"
-# one scheduler that does not spin while idle: the node shares a small machine with what is tested
-_EMULATOR: Final = "+S 1:1 +A 4 +sbwt none +sbwtdcpu none +sbwtdio none -start_epmd false"
+# two schedulers that do not spin while idle: the node shares a small machine with what is tested
+_EMULATOR: Final = "+S 2:2 +A 4 +sbwt none +sbwtdcpu none +sbwtdio none -start_epmd false"
 _CONFIGURATION: Final = """
 vm_memory_high_watermark.absolute = 400MiB
 disk_free_limit.absolute = 50MB
