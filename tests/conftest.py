@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -18,9 +19,8 @@ from shared.storage.migrate import migrate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
-_READY_MADE_VHOSTS = 45
+_READY_MADE_VHOSTS = 64
 
 #: A quarter of the default's time on a server that does not wait for its disk.
 _QUICKLY = "STRATEGY file_copy"
@@ -31,10 +31,21 @@ CHAT_ID = -1001234567890
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A node, and its vhosts that no test has used yet."""
+    """A node and its ready-made vhosts; whichever process first makes a vhost's file has it."""
 
     node: Node
-    unused_vhosts: list[str]
+    vhosts: list[str]
+
+    def take_vhost(self) -> str:
+        for vhost in self.vhosts:
+            try:
+                Path(self.node.directory, f"taken-{vhost}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return vhost
+        vhost = _random_name()
+        self.node.add_vhost(vhost)
+        return vhost
 
 
 # One broker serves all processes of a test run: it is slow to start, and each test has a vhost of its own.
@@ -54,11 +65,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - pytest-xdist has no public type for it
-    """Tell a worker process where the broker is, and which vhosts are its own."""
-    server, vhosts = node.config.stash[_OWNED], node.config.stash[_VHOSTS]
-    number, count = int(node.workerinput["workerid"][2:]), int(node.workerinput["workercount"])
-    node.workerinput["broker"] = asdict(server.node)
-    node.workerinput["vhosts"] = vhosts[number::count]
+    """Tell a worker process where the broker is."""
+    node.workerinput["broker"] = asdict(node.config.stash[_OWNED].node)
+    node.workerinput["vhosts"] = node.config.stash[_VHOSTS]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -93,11 +102,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def vhost_url(broker: Broker) -> str:
     """The AMQP URL of a vhost that no other test sees."""
-    if broker.unused_vhosts:
-        return broker.node.url(broker.unused_vhosts.pop())
-    vhost = _random_name()
-    broker.node.add_vhost(vhost)
-    return broker.node.url(vhost)
+    return broker.node.url(broker.take_vhost())
 
 
 @pytest.fixture(scope="session")
