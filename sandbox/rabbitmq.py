@@ -21,6 +21,7 @@ from urllib.parse import quote
 from sandbox.directory import ScratchDirectory
 from sandbox.ports import free_port
 from sandbox.process import Child, spawn, wait_until
+from sandbox.rabbitmq_home import make_home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,14 +42,6 @@ disk_free_limit.absolute = 50MB
 log.console = false
 log.file.level = warning
 """
-
-
-def newest_sbin_directory() -> Path:
-    """Where the installed RabbitMQ keeps its own scripts (those in /usr/sbin change the user)."""
-    found = [path.parent for path in Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmqctl")]
-    if not found:
-        raise FileNotFoundError("no RabbitMQ in /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin")
-    return max(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +67,7 @@ class Node:
     def ctl(self, *arguments: str) -> str:
         """What `rabbitmqctl` prints; raises RuntimeError with its words if it fails."""
         done = subprocess.run(
-            [str(newest_sbin_directory() / "rabbitmqctl"), "--quiet", *arguments],
+            [f"{self.directory}/home/sbin/rabbitmqctl", "--quiet", *arguments],
             env=self.environment,
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
@@ -103,10 +96,10 @@ class RabbitMqServer:
     def __init__(self, directory: Path | None = None, *, vhosts: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.password = secrets.token_hex(16)
-        self._sbin = newest_sbin_directory()
         self._node: Child | None = None
         self._epmd: Child | None = None
         self._scratch = ScratchDirectory(directory, prefix="pgferry-rabbitmq-")
+        make_home(self.directory / "home")
         self._environment = self._make_environment()
         self._configure(vhosts)
 
@@ -138,7 +131,7 @@ class RabbitMqServer:
         if self._epmd is None:
             self._launch_epmd()
         self._node = spawn(
-            [str(self._sbin / "rabbitmq-server")],
+            [str(self.directory / "home" / "sbin" / "rabbitmq-server")],
             log=self.directory / "node.log",
             environment=self._environment,
         )

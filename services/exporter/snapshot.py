@@ -13,6 +13,7 @@ import asyncpg
 
 from shared.contracts.errors import PermanentError, TemporaryError, Unavailable
 from shared.contracts.job import Claim
+from shared.storage.executor import CONNECTION_LOST
 
 #: Key space of the advisory lock that keeps a restore and an export of one project apart.
 EXPORT_AGAINST_RESTORE = 2
@@ -180,7 +181,7 @@ def speaking_to_tenant() -> Iterator[None]:
         raise PermanentError("login_refused", "The tenant database refused the dump role's login.") from error
     except asyncpg.InvalidCatalogNameError as error:
         raise PermanentError("database_missing", "The tenant database does not exist.") from error
-    except (TimeoutError, OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+    except (*CONNECTION_LOST, TimeoutError) as error:
         raise _unreachable(error) from error
     except (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError) as error:
         raise _unreachable(error) from error

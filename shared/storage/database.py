@@ -14,7 +14,7 @@ import asyncpg
 from shared.contracts.errors import Unavailable
 from shared.storage.audit import Audit
 from shared.storage.backups import Backups
-from shared.storage.executor import Executor
+from shared.storage.executor import CONNECTION_LOST, Executor
 from shared.storage.jobs import Jobs
 from shared.storage.nudges import DUMP, OUTBOX, UPLOAD, Nudges
 from shared.storage.outbox import Outbox
@@ -23,9 +23,7 @@ from shared.storage.parts import Parts
 #: What passes by itself, or is mended by an operator while we wait: no way to the server, a server that
 #: starts, stops, is a standby, is out of room or connections, ended our transaction, or refuses our login.
 _PASSING = (
-    OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
+    *CONNECTION_LOST,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,

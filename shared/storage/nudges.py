@@ -11,6 +11,8 @@ from collections import defaultdict
 import asyncpg
 import structlog
 
+from shared.storage.executor import CONNECTION_LOST
+
 OUTBOX = "outbox"  #: rows to publish
 DUMP = "dump"  #: jobs for an exporter
 UPLOAD = "upload"  #: jobs for an uploader
@@ -45,7 +47,7 @@ class Nudges:
         while self._pending:
             await asyncio.sleep(_DEBOUNCE_SECONDS)
             names, self._pending = self._pending, set()
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            with contextlib.suppress(*CONNECTION_LOST, asyncpg.PostgresError, TimeoutError):
                 async with self._pool.acquire() as connection:
                     for name in sorted(names):
                         await connection.execute("SELECT pg_notify($1, $2)", _CHANNEL, name)
@@ -55,7 +57,7 @@ class Nudges:
         while True:
             try:
                 await self._listen_once()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            except (*CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as error:
                 log.debug("listening for nudges was interrupted", error=type(error).__name__)
             await asyncio.sleep(_RECONNECT_SECONDS)
 
