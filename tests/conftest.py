@@ -26,7 +26,7 @@ _READY_MADE_VHOSTS = 64
 _QUICKLY = "STRATEGY file_copy"
 
 BOT_TOKEN = "7000001:AAE-test-token-of-nobody-0123456789abcd"
-CHAT_ID = -1001234567890
+CHATS = range(-1001000000200, -1001000000000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +151,33 @@ async def connection(control_plane_url: str) -> AsyncIterator[asyncpg.Connection
     await connection.close()
 
 
-@pytest.fixture
-def bot_api(tmp_path: Path) -> Iterator[BotApi]:
-    """A chat that nobody else posts to, without the rule of 20 messages a minute."""
-    api = BotApi(tmp_path / "bot-api", tokens=[BOT_TOKEN], chats=[CHAT_ID], messages_per_window=0)
-    with api:
+@pytest.fixture(scope="session")
+def bot_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BotApi]:
+    """The stand-in of this process, without the rule of 20 messages a minute."""
+    directory = tmp_path_factory.mktemp("bot-api")
+    with BotApi(directory, tokens=[BOT_TOKEN], chats=CHATS, messages_per_window=0) as api:
         yield api
+
+
+@pytest.fixture(scope="session")
+def unused_chats() -> Iterator[int]:
+    return iter(CHATS)
+
+
+@pytest.fixture
+def chat_id(unused_chats: Iterator[int]) -> int:
+    """A chat that nobody else posts to."""
+    return next(unused_chats)
 
 
 @pytest.fixture
 def stack(
-    tmp_path: Path, control_plane_url: str, vhost_url: str, bot_api: BotApi, role_passwords: dict[str, str]
+    tmp_path: Path,
+    control_plane_url: str,
+    vhost_url: str,
+    bot_api: BotApi,
+    chat_id: int,
+    role_passwords: dict[str, str],
 ) -> Iterator[Stack]:
     """A private pgferry without running services: a test starts those it needs."""
     with Stack(
@@ -170,7 +186,7 @@ def stack(
         amqp_url=vhost_url,
         telegram_api_url=bot_api.url,
         bot_token=BOT_TOKEN,
-        chat_id=CHAT_ID,
+        chat_id=chat_id,
         role_passwords=role_passwords,
     ) as stack:
         yield stack

@@ -1,11 +1,9 @@
-"""From the outbox to the broker: what is published how, what stays, and what a dying broker costs."""
+"""From the outbox to the broker: what is published how, and what stays."""
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
 
@@ -14,7 +12,6 @@ import asyncpg
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
-from sandbox.rabbitmq import RabbitMqServer
 from shared.contracts.envelope import Envelope, dead_letter
 from shared.contracts.topology import (
     COMMANDS,
@@ -36,42 +33,6 @@ from shared.storage.outbox_session import outbox_of
 from tests.waiting import beside, eventually
 
 _TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
-@dataclass(frozen=True, slots=True)
-class OwnBroker:
-    """A broker that may be killed, and when its queues are old enough to survive that."""
-
-    server: RabbitMqServer
-    settled: asyncio.Task[None]
-
-
-#: A quorum queue that is younger may come back without its messages (RabbitMQ 3.10).
-_SETTLING_SECONDS = 3.5
-
-
-@pytest.fixture(scope="module", autouse=True)
-async def own_broker() -> AsyncIterator[OwnBroker]:
-    """It starts and settles while the other tests of this module run."""
-    server = RabbitMqServer()
-    server.launch()
-    settled = asyncio.create_task(_settled(server))
-    try:
-        yield OwnBroker(server, settled)
-    finally:
-        settled.cancel()
-        server.close()
-
-
-async def _settled(server: RabbitMqServer) -> None:
-    await asyncio.to_thread(server.wait_ready)
-    async with connected(server.url(), name="test") as connection:
-        await declare(connection)
-    await eventually(partial(_past, time.monotonic() + _SETTLING_SECONDS))
-
-
-async def _past(moment: float) -> bool:
-    return time.monotonic() > moment
 
 
 @pytest.fixture
@@ -334,32 +295,3 @@ _ADD_LIKE = """
 async def _has_sent(connection: asyncpg.Connection, number: int) -> bool:
     sent = "SELECT count(*) FROM control_plane.outbox WHERE sent_at IS NOT NULL"
     return bool(await connection.fetchval(sent) == number)
-
-
-async def test_nothing_is_lost_when_the_broker_is_killed(
-    own_broker: OwnBroker, control_plane: Database
-) -> None:
-    """Killed while rows leave, away while rows are added: all arrive, at least once."""
-    server, url = own_broker.server, own_broker.server.url()
-    rows = [envelope() for _ in range(200)]
-    await own_broker.settled
-
-    async with relaying(url, control_plane):
-        await add(control_plane, *rows[:150])
-        await eventually(partial(_some_sent, control_plane, 150))
-        server.kill()
-        for row in rows[150:]:
-            await add(control_plane, row)
-        server.launch()
-        await asyncio.to_thread(server.wait_ready)
-        await eventually(partial(all_sent, control_plane), seconds=60)
-
-    async with connected(url, name="test") as connection:
-        arrived = await drained(await connection.channel(), EXPORTER.name)
-    assert {message.message_id for message in arrived} == {str(row.id) for row in rows}
-
-
-async def _some_sent(database: Database, added: int) -> bool:
-    async with database.session() as session:
-        messages, _oldest = await session.outbox.waiting()
-    return messages < added

@@ -9,7 +9,7 @@ import os
 import time
 import traceback
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,12 +26,11 @@ from shared.runtime.admin import serving
 from shared.runtime.process import Fatal
 from shared.telegram.client import SentDocument, TelegramChatStore, open_telegram
 from shared.telegram.errors import FloodWait
-from tests.conftest import BOT_TOKEN
+from tests.conftest import BOT_TOKEN, CHATS
 from tests.waiting import eventually
 
 UNKNOWN_TOKEN = "7000002:AAE-revoked-token-of-nobody-0123456789ab"
-CHATS = range(-1001000000200, -1001000000100)
-CHAT = CHATS[0]
+CHAT = CHATS[-1]
 PART_BYTES = 19 * 1024 * 1024
 MEMORY_BYTES = 4 * 1024 * 1024
 
@@ -40,24 +39,6 @@ CONTENT = bytes(range(250)) * 12
 QUIET = pytest.mark.filterwarnings("ignore:.*retry_after.*:telegram.warnings.PTBDeprecationWarning")
 FAILURES = (Failure, FloodWait, Fatal)
 Error = TypeVar("Error", bound=BaseException)
-
-
-@pytest.fixture(scope="module")
-def bot_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BotApi]:
-    """One stand-in for all tests here, with a chat for each."""
-    directory = tmp_path_factory.mktemp("bot-api")
-    with BotApi(directory, tokens=[BOT_TOKEN], chats=CHATS, messages_per_window=0) as api:
-        yield api
-
-
-@pytest.fixture(scope="module")
-def unused_chats() -> Iterator[int]:
-    return iter(CHATS)
-
-
-@pytest.fixture
-def chat_id(unused_chats: Iterator[int]) -> int:
-    return next(unused_chats)
 
 
 @pytest.fixture(scope="module")

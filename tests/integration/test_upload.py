@@ -50,7 +50,6 @@ from tests.integration.upload_plant import (
 )
 from tests.waiting import eventually
 
-CHATS = range(-1001000000200, -1001000000100)
 BOT_ID = 7000001
 OPTIONS = {"caption": "Before the upgrade", "storage_path": "a/b", "expires_in_days": 7}
 SIGNING_KEY = "a signing key of the tests, long enough to be one"
@@ -79,23 +78,10 @@ async def control_plane_url(
 
 
 @pytest.fixture(scope="module")
-def bot_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BotApi]:
-    """One stand-in for all tests here, with chats for each."""
-    directory = tmp_path_factory.mktemp("bot-api")
-    with BotApi(directory, tokens=[BOT_TOKEN], chats=CHATS, messages_per_window=0) as api:
-        yield api
-
-
-@pytest.fixture(scope="module")
 async def telegram(bot_api: BotApi) -> AsyncIterator[TelegramChatStore]:
     async with open_telegram(BOT_TOKEN, bot_api.url) as store:
         await store.introduce()
         yield store
-
-
-@pytest.fixture(scope="module")
-def unused_chats() -> Iterator[int]:
-    return iter(CHATS)
 
 
 @pytest.fixture
@@ -112,11 +98,10 @@ async def plant(
     connection: asyncpg.Connection,
     telegram: TelegramChatStore,
     bot_api: BotApi,
-    unused_chats: Iterator[int],
+    chat_id: int,
     tmp_path: Path,
 ) -> Plant:
     await empty(connection)
-    chat_id = next(unused_chats)
     root = tmp_path / "spool"
     root.mkdir()
     spool = Spool(root)
@@ -632,7 +617,7 @@ async def test_no_log_shows_the_token(plant: Plant, stack: Stack) -> None:
     dump = await plant.dumped()
     plant.api.flood("sendDocument", times=1, retry_after=1)
 
-    uploader = stack.start("uploader", PGFERRY_LOG_LEVEL="DEBUG", TELEGRAM_CHAT_ID=plant.chat_id)
+    uploader = stack.start("uploader", PGFERRY_LOG_LEVEL="DEBUG")
     await eventually(partial(completed, plant, dump.job_id), seconds=30)
     uploader.child.end()
 
