@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 USER: Final = "pgferry"
 _READY_SECONDS: Final = 90
 _STOP_SECONDS: Final = 30
-_CTL_SECONDS: Final = 60
+_CTL_SECONDS: Final = 100
 _CTL_PORTS: Final = 10
 _PROTOCOL_HEADER: Final = b"AMQP\0\0\x09\x01"
 _LOOPBACK_ONLY: Final = "-kernel inet_dist_use_interface {127,0,0,1}"

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 _POLL_SECONDS = 0.02
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], *, seconds: float = 15) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], *, seconds: float = 30) -> None:
     """Poll `condition` until it holds; fails the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not await condition():

@@ -17,8 +17,8 @@ from sandbox.bot_api.store import StoredMessage
 
 _REPOSITORY: Final = Path(__file__).parents[2]
 _WITH_ITS_PARENT: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "--")
-_START_SECONDS: Final = 20.0
-_STOP_SECONDS: Final = 10.0
+_START_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 30.0
 _OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Never through a proxy of the environment: the server is on loopback."""
 

@@ -18,7 +18,7 @@ from sandbox.postgres import PostgresServer
 from tests.integration.gateway_api import ENVIRONMENT, EXPORT, bearer, control_plane, token_for
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 20
+START_SECONDS = 60
 
 
 async def begun(**environment: str) -> asyncio.subprocess.Process:
