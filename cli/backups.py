@@ -14,7 +14,7 @@ import typer
 from cli.output import counted, show_fields, show_json, show_table, size_of
 from cli.run import CannotDo, control_plane, finished, settings_or_exit
 from cli.settings import FetchSettings
-from shared.contracts.job import Compression
+from shared.contracts.job import Compression, Format
 from shared.contracts.manifest import Manifest
 from shared.storage.backups import Backup
 
@@ -24,6 +24,8 @@ BackupId = Annotated[UUID, typer.Argument(help="As `pgferry backups list` shows 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 _DECOMPRESS = {Compression.ZSTD: ["zstd -d"], Compression.GZIP: ["gzip -d"], Compression.NONE: []}
+#: An archive names owners and tablespaces whatever pg_dump was told.
+_AS_SQL = {Format.SQL: [], Format.TAR: ["pg_restore --no-owner --no-tablespaces -f -"]}
 
 
 @app.command("list")
@@ -98,6 +100,7 @@ def restore_lines(manifest: Manifest, folder: Path) -> str:
         "cat part-*",
         *(["age -d -i KEY_FILE"] if manifest.dump.encryption else []),
         *_DECOMPRESS[manifest.dump.compression],
+        *_AS_SQL[manifest.dump.format],
         'psql -X -v ON_ERROR_STOP=1 --single-transaction "$TARGET_URL"',
     ]
     return f"cd {shlex.quote(str(folder))} &&\nsha256sum -c SHA256SUMS &&\n" + " | ".join(steps)

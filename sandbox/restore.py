@@ -19,15 +19,18 @@ class Fetched:
     folder: Path
     identity_file: Path | None  #: None for a backup that is not encrypted
     decompress: str | None = "zstd -d"
+    is_archive: bool = False  #: of pg_dump's tar format
 
     @property
     def stream(self) -> str:
-        """The shell pipeline that yields the plain dump."""
+        """The shell pipeline that yields the dump as SQL."""
         steps = ["cat part-*"]
         if self.identity_file:
             steps.append(f"age -d -i {self.identity_file}")
         if self.decompress:
             steps.append(self.decompress)
+        if self.is_archive:
+            steps.append("pg_restore --no-owner --no-tablespaces -f -")
         return " | ".join(steps)
 
     def check(self) -> None:
@@ -41,7 +44,7 @@ class Fetched:
         )
 
     def contains(self, text: str) -> bool:
-        """Whether the plain dump holds this text anywhere."""
+        """Whether the SQL holds this text anywhere."""
         return self._run(f"{self.stream} | grep -c -F -- '{text}' || true").strip() != "0"
 
     def plain(self) -> str:

@@ -1,22 +1,31 @@
-r"""Counts rows per table while a plain dump streams by. Used by the pipeline's first stage.
+r"""Counts rows per table while a plain dump streams by, for the pipeline's first stage; `TarCounter` reads
+an archive's script with it.
 
 A COPY block is one only at the top level of the SQL: text inside quotes, dollar quotes and comments
 (a function body, a comment on a table) may look like anything. So the SQL between the blocks, a small
-part of a dump, goes through a lexer; the data goes through `find` and `count`, which run at memory speed.
-In COPY's text format each row is one line, and only the end marker is a line of `\.` alone.
+part of a dump, goes through a lexer; the data goes through `CopyRows`, at memory speed.
 """
 
 import re
 
-_END = b"\\.\n"
-_END_LINE = b"\n\\.\n"
+from services.exporter.copy_rows import CopyRows
+
+Table = tuple[str, str]
+"""Schema and name."""
+
+#: pg_dump ends a script with this line; only comments and a `\unrestrict` line follow it.
+_COMPLETION = re.compile(
+    rb"\n-- PostgreSQL database dump complete\n(?:(?:--[^\n]*|\\unrestrict [^\n]*)?\n)*\Z"
+)
+_TAIL_BYTES = 512
 
 #: What may begin or end something at the top level of SQL.
 _TOKEN = re.compile(rb"""[;'"]|--|/\*|\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$""")
 _ESCAPED = re.compile(rb"\\.|''|'", re.DOTALL)
 _COMMENT_EDGE = re.compile(rb"/\*|\*/")
 _COPY = re.compile(
-    rb'\s*COPY "((?:[^"]|"")+)"\."((?:[^"]|"")+)" (?:\("(?:[^"]|"")*"(?:, "(?:[^"]|"")*")*\))? FROM stdin;\Z',
+    rb'\s*COPY "((?:[^"]|"")+)"\."((?:[^"]|"")+)" (?:\("(?:[^"]|"")*"(?:, "(?:[^"]|"")*")*\))? '
+    rb"FROM (?:stdin|'\$\$PATH\$\$/([^']+)');\Z",
     re.DOTALL,
 )
 _WORD = re.compile(rb"[A-Za-z0-9_$\x80-\xff]")
@@ -30,25 +39,36 @@ class UnknownStream(Exception):
 
 
 class CopyCounter:
-    """Feed it the stream in pieces; `rows` then holds (schema, table) -> rows."""
+    """Feed it the stream in pieces; `rows` then holds (schema, table) -> rows.
+
+    The script in a tar archive has no data, but says in which file each table's data are: `files`.
+    """
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, str], int] = {}
+        self.rows: dict[Table, int] = {}
+        self.files: dict[str, Table] = {}
         self._sql = bytearray()  # the begun statement, and what is not yet lexed
         self._lexed = 0  # bytes of `_sql`
         self._until: bytes | None = None  # inside a quote or comment: what ends it
         self._escapes = False  # inside E'…', where a backslash escapes
         self._depth = 0  # of nested comments
-        self._table: tuple[str, str] | None = None  # inside this table's data
-        self._seam = b""  # the last bytes of the data so far: the end marker may straddle two pieces
+        self._table: Table | None = None  # inside this table's data
+        self._block = CopyRows()  # of that table
+        self._tail = b""  # of the stream so far
 
     @property
     def between_statements(self) -> bool:
         """Nothing is begun, no data, statement or quote: a stream that ends elsewhere is cut."""
         return self._table is None and self._until is None and not self._sql.strip()
 
+    @property
+    def complete(self) -> bool:
+        """The stream ended where pg_dump ends it; rows and comments that look like that end don't count."""
+        return self.between_statements and _COMPLETION.search(self._tail) is not None
+
     def feed(self, piece: bytearray, size: int) -> None:
         """Take the first `size` bytes of `piece`; they are not kept."""
+        self._tail = (self._tail + piece[max(0, size - _TAIL_BYTES) : size])[-_TAIL_BYTES:]
         position = 0
         while position < size:
             if self._table is not None:
@@ -58,36 +78,13 @@ class CopyCounter:
 
     def _data(self, piece: bytearray, start: int, size: int) -> int:
         """Count rows up to the end marker; returns the position behind what was used."""
-        if self._seam:
-            end = self._end_across_seam(piece, start, size)
-            if end is not None:
-                return end
-        found = piece.find(_END_LINE, start, size)
-        end = size if found < 0 else found + 1
-        self._count(piece.count(b"\n", start, end))
-        if found < 0:
-            self._seam = (self._seam + piece[max(start, size - 3) : size])[-3:]
-            return size
-        self._close()
-        return found + len(_END_LINE)
-
-    def _end_across_seam(self, piece: bytearray, start: int, size: int) -> int | None:
-        """The end marker may begin in the last three bytes already seen, which are counted."""
-        joined = self._seam + piece[start : min(start + 3, size)]
-        found = joined.find(_END_LINE)
-        if found < 0:
-            return None
-        position = start + found + len(_END_LINE) - len(self._seam)
-        self._close()
-        return position
-
-    def _count(self, lines: int) -> None:
-        if self._table is not None:
-            self.rows[self._table] += lines
-
-    def _close(self) -> None:
-        self._table = None
-        self._seam = b""
+        if self._table is None:
+            return start
+        end = self._block.feed(piece, start, size)
+        self.rows[self._table] = self._block.rows
+        if self._block.ended:
+            self._table = None
+        return end
 
     def _take_sql(self, piece: bytearray, start: int, size: int) -> int:
         """Add whole lines one by one until a COPY begins; returns the position behind what was used."""
@@ -183,17 +180,21 @@ class CopyCounter:
     def _end_statement(self, end: int) -> None:
         copy = _COPY.match(self._sql[:end])
         if copy is not None and end + 1 == len(self._sql):
-            self._open(_unquoted(copy[1]), _unquoted(copy[2]))
-            self._begin_statement(len(self._sql))
-        else:
-            self._begin_statement(end)
+            end = len(self._sql)
+            self._copy((_unquoted(copy[1]), _unquoted(copy[2])), copy[3])
+        self._begin_statement(end)
 
-    def _open(self, schema: str, table: str) -> None:
-        if (schema, table) in self.rows:
-            raise UnknownStream(f"the data of {schema}.{table} comes twice")
-        self.rows[schema, table] = 0
-        self._table = (schema, table)
-        self._seam = b"\n"  # an empty table's end marker follows at once
+    def _copy(self, table: Table, file: bytes | None) -> None:
+        if file is None:
+            self._open(table)
+        else:
+            self.files[file.decode(errors="replace")] = table
+
+    def _open(self, table: Table) -> None:
+        if table in self.rows:
+            raise UnknownStream(f"the data of {'.'.join(table)} comes twice")
+        self.rows[table] = 0
+        self._table, self._block = table, CopyRows()
 
     def _at_beginning(self) -> bool:
         """Nothing but white space has come of the statement. (Looked at in place: it may be long.)"""

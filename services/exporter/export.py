@@ -26,11 +26,11 @@ from services.exporter.snapshot import (
     open_tenant,
     speaking_to_tenant,
 )
-from services.exporter.stages import COMPRESS, Cut, Encrypt, ReadAndCount, Stage
+from services.exporter.stages import COMPRESS, COUNTERS, Cut, Encrypt, ReadAndCount, Stage
 from services.exporter.success import Streamed, require_whole
 from shared.contracts.envelope import envelope_of
 from shared.contracts.errors import Failure, LeaseLost, PermanentError, TemporaryError, Unavailable
-from shared.contracts.job import Claim, Format, schema_of
+from shared.contracts.job import Claim, schema_of
 from shared.contracts.manifest import Dump
 from shared.contracts.messages import DumpReady
 from shared.runtime.worker import Progress
@@ -50,7 +50,6 @@ class Export:
 
     async def __call__(self, claim: Claim, progress: Progress) -> None:
         """Dump, then record and announce it together. Raises a Failure, or LeaseLost."""
-        _require_supported(claim)
         schema = schema_of(await slug_of(self.database, claim.project_id))
         prefix = self.spool.prefix(claim.job_id, claim.fence)
         await asyncio.to_thread(self.spool.remove_older, claim.job_id, claim.fence)
@@ -164,7 +163,7 @@ class Export:
     async def _stream(
         self, claim: Claim, command: pg_dump.DumpCommand, prefix: Prefix, progress: Progress
     ) -> Streamed:
-        plain = ReadAndCount(progress)
+        plain = ReadAndCount(progress, COUNTERS[claim.options.format]())
         cut = Cut(prefix, self.settings.part_size_bytes, progress)
         compress = COMPRESS[claim.options.compression]
         encrypt = Encrypt(self.settings.age_recipients) if self.settings.age_recipients else None
@@ -180,17 +179,13 @@ class Export:
         server_major = snapshot.connection.get_server_version().major
         return pg_dump.DumpCommand(
             client=pg_dump.client_for(server_major, self.clients),
+            format=claim.options.format,
             url=self.settings.tenants,
             schema=snapshot.schema,
             snapshot=snapshot.id,
             lock_seconds=self.settings.lock_seconds,
             application_name=claim.application_name,
         )
-
-
-def _require_supported(claim: Claim) -> None:
-    if claim.options.format is not Format.SQL:
-        raise PermanentError("format_not_supported", "This version exports format 'sql' only; ask for that.")
 
 
 async def _require_same_schema(probe: Probe, before: Identity, *, cause: Failure | None = None) -> None:

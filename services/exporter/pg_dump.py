@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from shared.contracts.errors import PermanentError
+from shared.contracts.job import Format
 from shared.runtime.process import Fatal
 
 #: What of pg_dump's standard error is kept.
@@ -79,9 +80,10 @@ def without_password(url: str) -> tuple[str, str | None]:
 
 @dataclass(frozen=True, slots=True)
 class DumpCommand:
-    """One plain dump of one schema in an exported snapshot."""
+    """One dump of one schema in an exported snapshot."""
 
     client: Client
+    format: Format
     url: str
     schema: str
     snapshot: str
@@ -95,7 +97,7 @@ class DumpCommand:
             str(self.client.program),
             f"--dbname={shown}",
             "--no-password",
-            "--format=plain",
+            f"--format={_FORMATS[self.format]}",
             f"--schema={quoted_pattern(self.schema)}",
             f"--snapshot={self.snapshot}",
             f"--lock-wait-timeout={round(self.lock_seconds * 1000)}",
@@ -109,6 +111,8 @@ class DumpCommand:
             "--encoding=UTF8",
         ]
 
+
+_FORMATS = {Format.SQL: "plain", Format.TAR: "tar"}
 
 #: `kill -9` of the exporter reaches pg_dump too; the kernel sends it when the main thread is gone.
 _ENDS_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")

@@ -8,10 +8,9 @@ since success needs every stage to have ended well.
 """
 
 import hashlib
-import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from typing import Protocol
@@ -19,8 +18,9 @@ from typing import Protocol
 import pyrage
 from isal import isal_zlib
 
-from services.exporter.copy_counter import CopyCounter
-from shared.contracts.job import Compression
+from services.exporter.copy_counter import CopyCounter, Table
+from services.exporter.tar_counter import TarCounter
+from shared.contracts.job import Compression, Format
 from shared.contracts.manifest import Part, Stream
 from shared.runtime.worker import Progress
 from shared.storage.spool import Prefix, part_name, write_all
@@ -35,12 +35,6 @@ ZSTD_LEVEL = 3
 GZIP_LEVEL = 1
 GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
 
-#: pg_dump ends a plain dump with this line; only comments and a `\unrestrict` line follow it.
-_COMPLETION = re.compile(
-    rb"\n-- PostgreSQL database dump complete\n(?:(?:--[^\n]*|\\unrestrict [^\n]*)?\n)*\Z"
-)
-_TAIL_BYTES = 512
-
 
 class Stage(Protocol):
     """Reads `source` to its end and writes `sink`; the caller closes both."""
@@ -48,15 +42,32 @@ class Stage(Protocol):
     def __call__(self, source: FileIO, sink: FileIO, /) -> None: ...
 
 
+class Counter(Protocol):
+    """Knows one of pg_dump's formats."""
+
+    @property
+    def rows(self) -> Mapping[Table, int]:
+        """Rows of each table, once the stream has ended."""
+
+    @property
+    def complete(self) -> bool:
+        """The stream ended where pg_dump ends it."""
+
+    def feed(self, piece: bytearray, size: int) -> None:
+        """Take the first `size` bytes of `piece`. Raises UnknownStream."""
+
+
+COUNTERS: dict[Format, Callable[[], Counter]] = {Format.SQL: CopyCounter, Format.TAR: TarCounter}
+
+
 @dataclass(slots=True)
 class ReadAndCount:
-    """Counts rows and bytes of the plain stream, hashes it, and keeps its end."""
+    """Counts rows and bytes of the plain stream, and hashes it."""
 
     progress: Progress
-    counter: CopyCounter = field(default_factory=CopyCounter)
+    counter: Counter = field(default_factory=CopyCounter)
     size_bytes: int = 0
     _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-    _tail: bytes = b""
 
     def __call__(self, source: FileIO, sink: FileIO) -> None:
         piece = bytearray(PIECE_BYTES)
@@ -64,7 +75,6 @@ class ReadAndCount:
         while size := source.readinto(view):
             self.counter.feed(piece, size)
             self._digest.update(view[:size])
-            self._tail = (self._tail + view[max(0, size - _TAIL_BYTES) : size])[-_TAIL_BYTES:]
             self.size_bytes += size
             self.progress.counts["plain_bytes"] = self.size_bytes
             write_all(sink, view[:size])
@@ -72,11 +82,6 @@ class ReadAndCount:
     @property
     def plain(self) -> Stream:
         return Stream(size_bytes=self.size_bytes, sha256=self._digest.hexdigest())
-
-    @property
-    def complete(self) -> bool:
-        """The stream ended where pg_dump ends it; rows and comments that look like that end don't count."""
-        return self.counter.between_statements and _COMPLETION.search(self._tail) is not None
 
 
 def compress_zstd(source: FileIO, sink: FileIO) -> None:

@@ -26,11 +26,12 @@ def require_whole(streamed: Streamed, snapshot: Snapshot, rows: Mapping[str, int
         raise TemporaryError(
             "pg_dump_failed", f"pg_dump ended with {streamed.exit_code}: {_complaint(streamed.stderr)}"
         )
-    if not streamed.plain.complete:
-        raise TemporaryError("stream_cut", "pg_dump's output ends before its completion line.")
+    counter = streamed.plain.counter
+    if not counter.complete:
+        raise TemporaryError("stream_cut", "pg_dump's output breaks off before its end.")
     counted = {(snapshot.schema, name): count for name, count in rows.items()}
-    if streamed.plain.counter.rows != counted:
-        raise TemporaryError("rows_differ", _difference(streamed.plain.counter.rows, counted))
+    if counter.rows != counted:
+        raise TemporaryError("rows_differ", _difference(counter.rows, counted))
 
 
 def _difference(streamed: Mapping[tuple[str, str], int], counted: Mapping[tuple[str, str], int]) -> str:

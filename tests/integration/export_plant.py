@@ -25,7 +25,7 @@ from services.exporter.export import Export
 from services.exporter.pg_dump import find_clients
 from services.exporter.settings import ExporterSettings
 from shared.contracts.errors import Failure
-from shared.contracts.job import Claim, ExportOptions, Stage, StageGroup
+from shared.contracts.job import Claim, ExportOptions, Format, Stage, StageGroup
 from shared.contracts.manifest import Facts
 from shared.runtime.settings import load
 from shared.runtime.worker import Progress
@@ -62,6 +62,31 @@ _EMPTY = """
     END
     $$;
     CREATE SCHEMA public
+"""
+
+#: For the tenant `demo`: tables that are rare, and names, rows and a body that look like something else.
+UNUSUAL = r"""
+    CREATE TABLE tenant_demo.no_columns ();
+    INSERT INTO tenant_demo.no_columns SELECT FROM generate_series(1, 5);
+    CREATE TABLE tenant_demo.one_column_left (a int, b int);
+    INSERT INTO tenant_demo.one_column_left VALUES (1, 2), (NULL, NULL);
+    ALTER TABLE tenant_demo.one_column_left DROP COLUMN a;
+    CREATE TABLE tenant_demo.generated (a int GENERATED ALWAYS AS (1) STORED);
+    INSERT INTO tenant_demo.generated DEFAULT VALUES;
+    CREATE UNLOGGED TABLE tenant_demo.unlogged AS SELECT 1 AS one;
+    CREATE TABLE tenant_demo.parent (a int);
+    CREATE TABLE tenant_demo.child () INHERITS (tenant_demo.parent);
+    INSERT INTO tenant_demo.child VALUES (1), (2);
+    CREATE TABLE tenant_demo."ta""ble; --'
+    COPY" ("co""l;" text);
+    INSERT INTO tenant_demo."ta""ble; --'
+    COPY" VALUES (E'\\.\n\\.'), (E'a\n\\.\nb'), ('\.'), (NULL), ('');
+    CREATE VIEW tenant_demo.strings AS SELECT E'it''s \\'' ;' AS "e'", '/*' AS "$a$", '--' AS c;
+    CREATE FUNCTION tenant_demo.f() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN $$
+COPY "tenant_demo"."fake" ("c") FROM stdin;
+1
+\.
+$$; /* ' */ END $f$;
 """
 
 
@@ -179,7 +204,8 @@ class Plant:
         key = self.folder / "key"
         key.write_text(str(self.identity), encoding="ascii")
         decompress = DECOMPRESS[claim.options.compression.value]
-        return Fetched(self.prefix(claim).path, key if encrypted else None, decompress)
+        is_archive = claim.options.format is Format.TAR
+        return Fetched(self.prefix(claim).path, key if encrypted else None, decompress, is_archive)
 
     def pg_dump(self, script: str, *, gate: Gate | None = None) -> dict[str, str]:
         """The setting that makes this bash script the only pg_dump; `$REAL` is the real one."""

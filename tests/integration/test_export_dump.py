@@ -20,10 +20,10 @@ from sandbox.tenants import CANARY, create_demo_tenant, create_neighbour
 from services.exporter.copy_counter import CopyCounter
 from services.exporter.pg_dump import DumpCommand, find_clients, running
 from services.exporter.snapshot import hold_snapshot, open_tenant
-from shared.contracts.job import Stage, Status
+from shared.contracts.job import Format, Stage, Status
 from shared.contracts.messages import DumpReady
 from shared.contracts.topology import INTERNAL
-from tests.integration.export_plant import REAL, Gate, Plant, gate_in, plant_on, url_as
+from tests.integration.export_plant import REAL, UNUSUAL, Gate, Plant, gate_in, plant_on, url_as
 from tests.integration.jobs_in import copied_database
 
 if TYPE_CHECKING:
@@ -89,31 +89,6 @@ async def rows_by_counting(owner: asyncpg.Connection, schema: str) -> dict[str, 
         name: await owner.fetchval(f"SELECT count(*) FROM ONLY {quoted(schema)}.{quoted(name)}")
         for (name,) in tables
     }
-
-
-UNUSUAL = r"""
-    CREATE TABLE tenant_demo.no_columns ();
-    INSERT INTO tenant_demo.no_columns SELECT FROM generate_series(1, 5);
-    CREATE TABLE tenant_demo.one_column_left (a int, b int);
-    INSERT INTO tenant_demo.one_column_left VALUES (1, 2), (NULL, NULL);
-    ALTER TABLE tenant_demo.one_column_left DROP COLUMN a;
-    CREATE TABLE tenant_demo.generated (a int GENERATED ALWAYS AS (1) STORED);
-    INSERT INTO tenant_demo.generated DEFAULT VALUES;
-    CREATE UNLOGGED TABLE tenant_demo.unlogged AS SELECT 1 AS one;
-    CREATE TABLE tenant_demo.parent (a int);
-    CREATE TABLE tenant_demo.child () INHERITS (tenant_demo.parent);
-    INSERT INTO tenant_demo.child VALUES (1), (2);
-    CREATE TABLE tenant_demo."ta""ble; --'
-    COPY" ("co""l;" text);
-    INSERT INTO tenant_demo."ta""ble; --'
-    COPY" VALUES (E'\\.\n\\.'), (E'a\n\\.\nb'), ('\.'), (NULL), ('');
-    CREATE VIEW tenant_demo.strings AS SELECT E'it''s \\'' ;' AS "e'", '/*' AS "$a$", '--' AS c;
-    CREATE FUNCTION tenant_demo.f() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN $$
-COPY "tenant_demo"."fake" ("c") FROM stdin;
-1
-\.
-$$; /* ' */ END $f$;
-"""
 
 
 async def test_a_real_dump_is_counted_exactly(plant: Plant, home: str) -> None:
@@ -276,7 +251,7 @@ async def test_the_quoting_by_itself_holds_for_hostile_names(plant: Plant) -> No
         lock = hold_snapshot(connection, claim, schema="none", tables=[], lock_seconds=5, dump_seconds=60)
         async with lock as snapshot:
             for name in HOSTILE:
-                command = DumpCommand(client, url, name, snapshot.id, 5, claim.application_name)
+                command = DumpCommand(client, Format.SQL, url, name, snapshot.id, 5, claim.application_name)
                 path = plant.folder / "plain.sql"
                 async with running(command, FileIO(path, "wb")) as dump:
                     ended = await dump.ended()

@@ -201,15 +201,6 @@ async def test_an_unreachable_server_costs_nothing(plant: Plant) -> None:
     assert failure.sentence == "The tenant database is not reachable: ConnectionRefusedError."
 
 
-async def test_tar_is_refused_until_it_is_there(plant: Plant) -> None:
-    await plant.add_tenant()
-
-    failure = await plant.failure(await plant.claim(format="tar"))
-
-    assert isinstance(failure, PermanentError)
-    assert failure.code == "format_not_supported"
-
-
 async def test_an_older_client_is_not_even_tried(plant: Plant) -> None:
     await plant.add_tenant()
     export = plant.export()

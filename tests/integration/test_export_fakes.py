@@ -46,16 +46,16 @@ async def plant(home: str, tmp_path: Path, role_passwords: dict[str, str]) -> As
             "pg_dump_failed",
             "pg_dump ended with -9: no message",
         ),
-        ("exit 0", "stream_cut", "pg_dump's output ends before its completion line."),
+        ("exit 0", "stream_cut", "pg_dump's output breaks off before its end."),
         (
             '$REAL "$@" | head -c 9000; exit 0',
             "stream_cut",
-            "pg_dump's output ends before its completion line.",
+            "pg_dump's output breaks off before its end.",
         ),
         (
             "$REAL \"$@\" | sed '/^-- PostgreSQL database dump complete/,$d'",
             "stream_cut",
-            "pg_dump's output ends before its completion line.",
+            "pg_dump's output breaks off before its end.",
         ),
         (
             "$REAL \"$@\" | grep -v '^77\tCustomer 77$'",
@@ -101,6 +101,49 @@ async def plant(home: str, tmp_path: Path, role_passwords: dict[str, str]) -> As
 async def test_a_dump_that_is_not_whole_fails(plant: Plant, script: str, code: str, sentence: str) -> None:
     """With its reason, to be tried again, and no file stays."""
     claim = await plant.claim()
+
+    failure = await plant.failure(claim, **plant.pg_dump(script))
+
+    assert (failure.code, failure.sentence) == (code, sentence)
+    assert isinstance(failure, TemporaryError)
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "sentence"),
+    [
+        (
+            '$REAL "$@" | head -c 9000; exit 0',
+            "stream_cut",
+            "pg_dump's output breaks off before its end.",
+        ),
+        (
+            '$REAL "$@" | head -c -1; exit 0',
+            "stream_cut",
+            "pg_dump's output breaks off before its end.",
+        ),
+        (
+            '$REAL "$@"; head -c 512 /dev/zero',
+            "stream_unknown",
+            "pg_dump wrote what this version cannot read: the archive goes on behind its end.",
+        ),
+        (
+            "$REAL \"$@\" | sed -z 's/\\n77\\tCustomer 77\\n/ 77\\tCustomer 77\\n/'",
+            "rows_differ",
+            "The dump does not hold the snapshot's rows: customers (dump 199, snapshot 200).",
+        ),
+        (
+            '$REAL "${@/--format=tar/--format=plain}"',
+            "stream_unknown",
+            "pg_dump wrote what this version cannot read: a header in the archive is damaged.",
+        ),
+    ],
+    ids=["cut within the data", "cut within the end", "more than the end", "a row too few", "plain SQL"],
+)
+async def test_an_archive_that_is_not_whole_fails(
+    plant: Plant, script: str, code: str, sentence: str
+) -> None:
+    """Exit code 0 each time; pg_restore would list every table of most of them."""
+    claim = await plant.claim(format="tar")
 
     failure = await plant.failure(claim, **plant.pg_dump(script))
 

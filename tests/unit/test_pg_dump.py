@@ -19,6 +19,7 @@ from services.exporter.pg_dump import (
     without_password,
 )
 from shared.contracts.errors import PermanentError
+from shared.contracts.job import Format
 from shared.runtime.process import Fatal
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def client(major: int) -> Client:
 def command(url: str, schema: str = "tenant_acme") -> DumpCommand:
     return DumpCommand(
         client=client(15),
+        format=Format.SQL,
         url=url,
         schema=schema,
         snapshot="00000003-0000001B-1",

@@ -132,7 +132,7 @@ async def test_standard_tools_get_the_plain_stream_back(
         content = prefix.verified_part(part).read_bytes()
         assert (part.size_bytes, part.sha256) == (len(content), sha256(content))
     assert pipeline.plain.counter.rows == {("t", "a"): text.count(b"\n", text.index(b"\n") + 1) - 6}
-    assert pipeline.plain.complete
+    assert pipeline.plain.counter.complete
     assert pipeline.exit_code == 0
 
 
@@ -351,7 +351,7 @@ COMPLETION = b"--\n-- PostgreSQL database dump complete\n--\n\n"
 )
 def test_a_stream_is_complete_with_its_completion_line(tail: bytes) -> None:
     r"""As pg_dump ends it, with and without `\unrestrict` behind."""
-    assert ended_with(tail).complete
+    assert ended_with(tail).counter.complete
 
 
 @pytest.mark.parametrize(
@@ -371,4 +371,4 @@ def test_a_stream_is_complete_with_its_completion_line(tail: bytes) -> None:
 )
 def test_the_completion_line_inside_something_else_completes_nothing(tail: bytes) -> None:
     """A row, a comment or a name may look like it; then the stream may still be cut behind."""
-    assert not ended_with(tail).complete
+    assert not ended_with(tail).counter.complete
