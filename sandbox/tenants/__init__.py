@@ -7,6 +7,7 @@ restores into an empty database. The database's encoding must be UTF8.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ CANARY = "NEIGHBOUR-CANARY"
 
 _SCRIPTS = Path(__file__).parent
 _ORDERS_PER_MEGABYTE = 1200
+_BATCH_MEGABYTES = 20
+_CROWD_TABLES_PER_SCHEMA = 100
 _SENTENCES = 30_000  # more than zstd's window holds, so that they don't compress to nothing
 
 
@@ -46,6 +49,26 @@ async def create_small_tenant(connection: asyncpg.Connection, *, slug: str, rows
         await _enter_new_schema(connection, slug)
         await _set(connection, "sandbox.rows", str(rows))
         await _run(connection, "small.sql")
+
+
+async def create_large_tenant(connection: asyncpg.Connection, *, slug: str, megabytes: int) -> None:
+    """Make a tenant to measure with, whose plain dump has about so many megabytes, quickly."""
+    batches = math.ceil(megabytes / _BATCH_MEGABYTES)
+    async with connection.transaction():
+        await _enter_new_schema(connection, slug)
+        await _set(connection, "sandbox.batches", str(batches))
+        await _set(connection, "sandbox.share", str(megabytes / batches / _BATCH_MEGABYTES))
+        await _run(connection, "large.sql")
+
+
+async def create_crowd(connection: asyncpg.Connection, *, tables: int) -> None:
+    """Fill the database with other tenants' empty tables, each with a key, a default and a text."""
+    for number, first in enumerate(range(0, tables, _CROWD_TABLES_PER_SCHEMA)):
+        count = min(tables - first, _CROWD_TABLES_PER_SCHEMA)
+        async with connection.transaction():
+            await _enter_new_schema(connection, f"crowd-{number}")
+            await _set(connection, "sandbox.tables", str(count))
+            await _run(connection, "crowd.sql")
 
 
 async def _enter_new_schema(connection: asyncpg.Connection, slug: str) -> None:

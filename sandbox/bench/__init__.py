@@ -1,0 +1,1 @@
+"""Measures pgferry on private servers against pg_dump alone: `./run bench`."""

@@ -1,0 +1,42 @@
+"""On what the figures were measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.exporter import stages
+
+if TYPE_CHECKING:
+    from sandbox.bench.plant import Plant
+
+
+async def machine_facts(plant: Plant) -> dict[str, str]:
+    server_version: str = await plant.owner.fetchval("SHOW server_version")
+    return {
+        "processor": f"{os.cpu_count()} x {_processor()}",
+        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
+        "kernel": platform.release(),
+        "Python": platform.python_version(),
+        "PostgreSQL": server_version.partition(" ")[0],
+        "pg_dump": plant.client.version,
+        "zstd": f"{_version('zstd', '--version')} (program), level {stages.ZSTD_LEVEL} in both",
+        "load before": f"{os.getloadavg()[0]:.2f}",
+    }
+
+
+def _processor() -> str:
+    found = re.search(
+        r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="ascii"), re.MULTILINE
+    )
+    return found[1] if found else platform.machine()
+
+
+def _version(*command: str) -> str:
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"v?(\d+\.\d+(\.\d+)?)", answer)
+    return found[1] if found else answer.strip()
