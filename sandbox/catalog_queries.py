@@ -23,6 +23,10 @@ _RELATIONS = """
                                  FROM pg_inherits WHERE inhrelid = pg_class.oid),
                pg_get_expr(relpartbound, oid),
                'with ' || reloptions::text,
+               CASE WHEN relrowsecurity THEN 'row security' END,
+               CASE WHEN relforcerowsecurity THEN 'forced row security' END,
+               CASE relreplident WHEN 'f' THEN 'replica identity full'
+                                 WHEN 'n' THEN 'no replica identity' END,
                CASE WHEN relkind IN ('v', 'm') THEN pg_get_viewdef(oid) END) AS definition
       FROM pg_class
      WHERE relnamespace = $1 AND relkind IN ('r', 'p', 'f', 'v', 'm', 'c')
@@ -35,7 +39,10 @@ _COLUMNS = """
                CASE WHEN attnotnull THEN 'not null' END,
                CASE attidentity WHEN 'a' THEN 'identity always' WHEN 'd' THEN 'identity by default' END,
                CASE WHEN attgenerated = '' THEN 'default ' ELSE 'generated ' END
-                   || pg_get_expr(adbin, adrelid)) AS definition
+                   || pg_get_expr(adbin, adrelid),
+               CASE WHEN attstorage <> typstorage THEN 'storage ' || attstorage::text END,
+               'compression ' || nullif(attcompression, '')::text,
+               'with ' || attoptions::text) AS definition
       FROM pg_attribute
       JOIN pg_class ON pg_class.oid = attrelid
       JOIN pg_type ON pg_type.oid = atttypid
@@ -73,12 +80,58 @@ _TRIGGERS = """
       JOIN pg_class ON pg_class.oid = tgrelid
      WHERE relnamespace = $1 AND NOT tgisinternal
 """
+_RULES = """
+    SELECT 'rule' AS kind, relname AS relation, rulename AS name,
+           concat_ws(' ', pg_get_ruledef(pg_rewrite.oid),
+               CASE ev_enabled WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'on replicas' WHEN 'A' THEN 'always' END
+           ) AS definition
+      FROM pg_rewrite
+      JOIN pg_class ON pg_class.oid = ev_class
+     WHERE relnamespace = $1 AND rulename <> '_RETURN'
+"""
+_POLICIES = """
+    SELECT 'policy' AS kind, relname AS relation, polname AS name,
+           concat_ws(' ',
+               CASE WHEN polpermissive THEN 'permissive' ELSE 'restrictive' END,
+               CASE polcmd WHEN '*' THEN 'all' ELSE polcmd::text END,
+               'to ' || (SELECT string_agg(CASE role WHEN 0 THEN 'public' ELSE role::regrole::text END, ', ')
+                           FROM unnest(polroles) AS role),
+               'using ' || pg_get_expr(polqual, polrelid),
+               'with check ' || pg_get_expr(polwithcheck, polrelid)) AS definition
+      FROM pg_policy
+      JOIN pg_class ON pg_class.oid = polrelid
+     WHERE relnamespace = $1
+"""
+_STATISTICS = """
+    SELECT 'statistics' AS kind, '' AS relation, stxname AS name,
+           concat_ws(' ', pg_get_statisticsobjdef(oid), 'target ' || nullif(stxstattarget, -1)) AS definition
+      FROM pg_statistic_ext
+     WHERE stxnamespace = $1
+"""
 _FUNCTIONS = """
     SELECT 'function' AS kind, '' AS relation,
            format('%s(%s)', proname, pg_get_function_identity_arguments(oid)) AS name,
            pg_get_functiondef(oid) AS definition
       FROM pg_proc
      WHERE pronamespace = $1 AND prokind <> 'a'
+"""
+_AGGREGATES = """
+    SELECT 'aggregate' AS kind, '' AS relation,
+           format('%s(%s)', proname, pg_get_function_identity_arguments(pg_proc.oid)) AS name,
+           concat_ws(' ', aggtransfn::regprocedure, aggtranstype::regtype, agginitval,
+               nullif(aggfinalfn, 0)::regprocedure, nullif(aggsortop, 0)::regoperator) AS definition
+      FROM pg_proc
+      JOIN pg_aggregate ON aggfnoid = pg_proc.oid
+     WHERE pronamespace = $1
+"""
+_OPERATORS = """
+    SELECT 'operator' AS kind, '' AS relation,
+           format('%s (%s, %s)', oprname, oprleft::regtype, oprright::regtype) AS name,
+           concat_ws(' ', oprcode::regprocedure, nullif(oprcom, 0)::regoperator,
+               nullif(oprnegate, 0)::regoperator, nullif(oprrest, 0)::regproc, nullif(oprjoin, 0)::regproc,
+               CASE WHEN oprcanhash THEN 'hashes' END, CASE WHEN oprcanmerge THEN 'merges' END) AS definition
+      FROM pg_operator
+     WHERE oprnamespace = $1
 """
 _ENUMS = """
     SELECT 'enum' AS kind, '' AS relation, typname AS name,
@@ -98,6 +151,15 @@ _DOMAINS = """
       FROM pg_type
      WHERE typnamespace = $1 AND typtype = 'd'
 """
+_RANGES = """
+    SELECT 'range' AS kind, '' AS relation, typname AS name,
+           concat_ws(' ', rngsubtype::regtype, nullif(rngcollation, 0)::regcollation,
+               nullif(rngcanonical, 0)::regproc, nullif(rngsubdiff, 0)::regproc,
+               rngmultitypid::regtype) AS definition
+      FROM pg_range
+      JOIN pg_type ON oid = rngtypid
+     WHERE typnamespace = $1
+"""
 # Built-in objects, below the first normal oid, are thousands and not the tenant's.
 _COMMENTS = """
     SELECT 'comment' AS kind, '' AS relation, concat('on ', object.type, ' ', object.identity) AS name,
@@ -109,7 +171,8 @@ _COMMENTS = """
        AND (SELECT nspname FROM pg_namespace WHERE oid = $1) IN (object.schema, address.object_names[1])
 """
 QUERIES = (
-    _RELATIONS, _COLUMNS, _CONSTRAINTS, _INDEXES, _TRIGGERS, _FUNCTIONS, _ENUMS, _DOMAINS, _COMMENTS,
+    _RELATIONS, _COLUMNS, _CONSTRAINTS, _INDEXES, _TRIGGERS, _RULES, _POLICIES, _STATISTICS,
+    _FUNCTIONS, _AGGREGATES, _OPERATORS, _ENUMS, _DOMAINS, _RANGES, _COMMENTS,
 )  # fmt: skip
 
 SEQUENCES = """

@@ -2,7 +2,7 @@
 
 Both sides are described the same way, as named things with a definition, each side in one snapshot; what
 differs is handed on as sentences. Not looked at, because a dump of ours leaves it out or a tenant hardly has
-it: owners, privileges, storage parameters of columns, aggregates, operators, rules, policies.
+it: owners, privileges, operator classes, text search objects, collations.
 """
 
 from __future__ import annotations
