@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+import hypothesis
 import pytest
 
 from sandbox.bot_api.process import BotApi
@@ -27,6 +28,11 @@ _QUICKLY = "STRATEGY file_copy"
 
 BOT_TOKEN = "7000001:AAE-test-token-of-nobody-0123456789abcd"
 CHATS = range(-1001000000200, -1001000000000)
+
+
+# The same examples in each run; `--hypothesis-profile=thorough` looks for new ones, and prints how to repeat.
+hypothesis.settings.register_profile("thorough", max_examples=2500, print_blob=True, deadline=None)
+hypothesis.settings.load_profile("ci")
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,13 @@ async def create_demo_tenant(connection: asyncpg.Connection, *, slug: str, megab
             await _run(connection, script)
 
 
+async def create_everything(connection: asyncpg.Connection, *, slug: str) -> None:
+    """Make a tenant with one of each kind of thing that a schema may hold, policies in force included."""
+    async with connection.transaction():
+        await _enter_new_schema(connection, slug)
+        await _run(connection, "everything.sql")
+
+
 async def create_neighbour(connection: asyncpg.Connection, *, slug: str) -> None:
     """Make a small tenant whose rows all contain the canary."""
     async with connection.transaction():
