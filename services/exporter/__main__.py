@@ -12,6 +12,7 @@ from services.exporter.intake import Intake
 from services.exporter.metrics import CLIENTS
 from services.exporter.pg_dump import find_clients
 from services.exporter.settings import ExporterSettings
+from services.exporter.tenant import forget_libpq_variables
 from shared.contracts.job import StageGroup
 from shared.contracts.topology import EXPORTER
 from shared.messaging.consumer import Consumer
@@ -71,6 +72,7 @@ async def main(settings: ExporterSettings, stopping: asyncio.Event) -> None:
 
 
 def start() -> int:
+    forget_libpq_variables(os.environ)
     return start_service(SERVICE, ExporterSettings, main)
 
 

@@ -17,17 +17,12 @@ from services.exporter.copy_counter import UnknownStream
 from services.exporter.describe import Encrypted, describe
 from services.exporter.metrics import observe
 from services.exporter.pipeline import open_pipe, run_stages
+from services.exporter.probe import Identity, Probe, probing
 from services.exporter.settings import ExporterSettings
-from services.exporter.snapshot import (
-    Identity,
-    Probe,
-    Snapshot,
-    hold_snapshot,
-    open_tenant,
-    speaking_to_tenant,
-)
+from services.exporter.snapshot import Snapshot, hold_snapshot
 from services.exporter.stages import COMPRESS, COUNTERS, Cut, Encrypt, ReadAndCount, Stage
 from services.exporter.success import Streamed, require_whole
+from services.exporter.tenant import open_tenant
 from shared.contracts.envelope import envelope_of
 from shared.contracts.errors import Failure, LeaseLost, PermanentError, TemporaryError, Unavailable
 from shared.contracts.job import Claim, schema_of
@@ -85,12 +80,13 @@ class Export:
 
         After a swap, dump and count can both see the new schema's empty tables and agree.
         """
-        async with open_tenant(self.settings.tenants, claim) as connection:
-            probe = Probe(connection, schema)
-            with speaking_to_tenant():
-                ended = await probe.end_older_sessions(claim)
-                before = await probe.identity()
+        async with probing(
+            self.settings.tenants, claim, schema, answer_seconds=self.settings.answer_seconds
+        ) as probe:
+            ended = await probe.end_older_sessions()
             log.debug("earlier sessions ended", sessions=ended)
+            before = await probe.identity()
+            await probe.require_readable(before)
             try:
                 dump = await self._in_time(claim, probe, prefix, progress)
             except Unavailable:
@@ -115,8 +111,7 @@ class Export:
 
     async def _in_snapshot(self, claim: Claim, probe: Probe, prefix: Prefix, progress: Progress) -> Dump:
         started = time.monotonic()
-        with speaking_to_tenant():
-            tables = await probe.tables()
+        tables = await probe.tables()
         async with (
             open_tenant(self.settings.tenants, claim) as connection,
             hold_snapshot(
@@ -190,11 +185,10 @@ class Export:
 
 async def _require_same_schema(probe: Probe, before: Identity, *, cause: Failure | None = None) -> None:
     """Raises TemporaryError `schema_changed`: the next attempt backs up what has the name then."""
-    with speaking_to_tenant():
-        try:
-            now: Identity | None = await probe.identity()
-        except PermanentError:
-            now = None
+    try:
+        now: Identity | None = await probe.identity()
+    except PermanentError:
+        now = None
     if now != before:
         raise TemporaryError(
             "schema_changed", f"Schema {probe.schema!r} was replaced, renamed or altered during the dump."

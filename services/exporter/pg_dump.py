@@ -18,7 +18,7 @@ from io import FileIO
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from shared.contracts.errors import PermanentError
+from shared.contracts.errors import Unavailable
 from shared.contracts.job import Format
 from shared.runtime.process import Fatal
 
@@ -50,9 +50,11 @@ def client_for(server_major: int, clients: Sequence[Client]) -> Client:
     """The server's own major version, else the nearest newer one: an older client refuses the server."""
     fitting = [client for client in clients if client.major >= server_major]
     if not fitting:
-        raise PermanentError(
-            "client_missing",
-            f"The server is PostgreSQL {server_major}; install its pg_dump, or a newer one, in PG_BIN_DIRS.",
+        raise Unavailable(
+            "pg_dump",
+            f"The server is PostgreSQL {server_major}; install its pg_dump, or a newer one, in PG_BIN_DIRS "
+            "and restart the exporter.",
+            code="client_missing",
         )
     return min(fitting, key=lambda client: client.major)
 
@@ -143,6 +145,7 @@ async def running(command: DumpCommand, output: FileIO) -> AsyncIterator[Running
             "LC_ALL": "C.UTF-8",
             "PGAPPNAME": command.application_name,
             "PGCONNECT_TIMEOUT": "10",
+            "PGOPTIONS": "-c client_connection_check_interval=5s",  # or its sort outlives a killed pg_dump
             "PGPASSFILE": f"/proc/self/fd/{password_file}",
         }
         with output:

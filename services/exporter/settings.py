@@ -38,6 +38,10 @@ class ExporterSettings(WorkerSettings):
     lock_seconds: float = Field(default=30, gt=0, le=600, alias="PGFERRY_LOCK_SECONDS")
     """How long to wait for a table that somebody alters; longer would queue its readers behind us."""
 
+    answer_seconds: float = Field(default=60, gt=0, le=3600, alias="PGFERRY_ANSWER_SECONDS")
+    """How long the tenants' server may take for one look at its catalogue; after it a new connection asks
+    once more."""
+
     dump_seconds: float = Field(default=1800, gt=0, le=86400, alias="PGFERRY_DUMP_SECONDS")
     """The longest a dump may take."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.exporter.complaints import complaint_of
 from services.exporter.snapshot import Snapshot
 from services.exporter.stages import Cut, ReadAndCount
 from shared.contracts.errors import TemporaryError
@@ -21,11 +22,9 @@ class Streamed:
 
 
 def require_whole(streamed: Streamed, snapshot: Snapshot, rows: Mapping[str, int]) -> None:
-    """Raises TemporaryError unless the stream is whole and holds exactly the snapshot's rows."""
+    """Raises a Failure unless the stream is whole and holds exactly the snapshot's rows."""
     if streamed.exit_code != 0:
-        raise TemporaryError(
-            "pg_dump_failed", f"pg_dump ended with {streamed.exit_code}: {_complaint(streamed.stderr)}"
-        )
+        raise complaint_of(streamed.exit_code, streamed.stderr)
     counter = streamed.plain.counter
     if not counter.complete:
         raise TemporaryError("stream_cut", "pg_dump's output breaks off before its end.")
@@ -43,9 +42,3 @@ def _difference(streamed: Mapping[tuple[str, str], int], counted: Mapping[tuple[
     )
     more = f" and {len(tables) - _NAMES_SHOWN} more" if len(tables) > _NAMES_SHOWN else ""
     return f"The dump does not hold the snapshot's rows: {shown}{more}."
-
-
-def _complaint(stderr: str) -> str:
-    """The first error; details and the query follow it."""
-    lines = stderr.splitlines()
-    return next((line for line in lines if "error:" in line), lines[-1] if lines else "no message")

@@ -38,10 +38,10 @@ class DumpLost(TemporaryError):
 
 
 class Unavailable(Failure):
-    """A dependency (`name`) is not reachable: the job goes back without cost."""
+    """A dependency (`name`) is not reachable, or of no use to any job: the job goes back without cost."""
 
-    def __init__(self, name: str, sentence: str) -> None:
-        super().__init__(f"{name}_unavailable", sentence)
+    def __init__(self, name: str, sentence: str, *, code: str | None = None) -> None:
+        super().__init__(code or f"{name}_unavailable", sentence)
         self.name = name
 
 

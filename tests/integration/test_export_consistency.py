@@ -161,8 +161,7 @@ async def test_a_truncate_that_comes_between_our_lock_and_pg_dumps_is_a_new_atte
 
     failure = attempt.result()
     assert isinstance(failure, TemporaryError)
-    assert failure.code == "pg_dump_failed"
-    assert "canceling statement due to" in failure.sentence
+    assert failure.code in {"lock_timeout", "deadlock"}
     again = await plant.put_back(claim, failure)
     await plant.attempt(again)
     assert plant.prefix(again).read_dump().rows == 2 * ROWS
@@ -312,8 +311,9 @@ async def failure_while_locked(
 async def test_a_deadlock_with_somebody_who_alters_tables_is_a_new_attempt(
     plant: Plant, other: asyncpg.Connection
 ) -> None:
-    """We hold notes and wait for orders, they the other way round; the server ends one of us."""
+    """We hold notes and wait for orders, they the other way round; whoever looks first is ended."""
     claim = await plant.claim()
+    await other.execute("SET deadlock_timeout = '1min'")
 
     failure = await failure_while_locked(
         plant, other, claim, "ALTER TABLE tenant_acme.notes ADD more text", locked="orders"
@@ -354,8 +354,8 @@ async def test_a_session_that_is_ended_fails_the_attempt(
         await plant.ends_session(session)
         gate.open()
 
-    # Which of them, depends on who notices first; each means that it is tried again.
-    assert attempt.result().code in {"pg_dump_failed", "server_gone", "tenant_database_unavailable"}
+    assert isinstance(attempt.result(), TemporaryError)
+    assert attempt.result().code == "server_gone"
 
 
 async def test_a_limit_on_idle_sessions_does_not_end_ours(plant: Plant, gate: Gate) -> None:

@@ -19,7 +19,8 @@ from sandbox.stack import allow_dump
 from sandbox.tenants import CANARY, create_demo_tenant, create_neighbour
 from services.exporter.copy_counter import CopyCounter
 from services.exporter.pg_dump import DumpCommand, find_clients, running
-from services.exporter.snapshot import hold_snapshot, open_tenant
+from services.exporter.snapshot import hold_snapshot
+from services.exporter.tenant import open_tenant
 from shared.contracts.job import Format, Stage, Status
 from shared.contracts.messages import DumpReady
 from shared.contracts.topology import INTERNAL

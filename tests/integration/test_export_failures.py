@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from sandbox.ports import free_port
 from services.exporter.export import Export
-from services.exporter.pg_dump import Client
 from services.exporter.snapshot import EXPORT_AGAINST_RESTORE
-from shared.contracts.errors import LeaseLost, PermanentError, TemporaryError, Unavailable
+from shared.contracts.errors import LeaseLost, PermanentError, TemporaryError
 from shared.runtime.worker import Progress
 from shared.storage.spool import Prefix, Spool
-from tests.integration.export_plant import REAL, Gate, Plant, failure_of, gate_in, plant_on, url_as
+from tests.integration.export_plant import Gate, Plant, failure_of, gate_in, plant_on
 from tests.integration.jobs_in import copied_database
 from tests.waiting import eventually
 
@@ -79,75 +77,6 @@ async def test_an_invalid_slug_fails_for_good_even_if_its_schema_exists(plant: P
         assert failure.sentence.endswith("correct it in control_plane.projects.")
 
 
-async def test_a_missing_schema_fails_for_good(plant: Plant) -> None:
-    await plant.add_project("acme")
-
-    failure = await plant.failure(await plant.claim())
-
-    assert isinstance(failure, PermanentError)
-    assert (failure.code, failure.sentence) == (
-        "schema_missing",
-        "The database has no schema 'tenant_acme' that this user can see.",
-    )
-
-
-@pytest.mark.parametrize(
-    ("statement", "what"),
-    [
-        ("REVOKE SELECT ON tenant_acme.notes FROM pgferry_dump", "permission denied for table notes"),
-        ("REVOKE USAGE ON SCHEMA tenant_acme FROM pgferry_dump", "permission denied for schema tenant_acme"),
-        ("CREATE TABLE tenant_acme.new (a int)", "permission denied for table new"),
-        (
-            "ALTER TABLE tenant_acme.notes ENABLE ROW LEVEL SECURITY",
-            'query would be affected by row-level security policy for table "notes"',
-        ),
-    ],
-    ids=["table", "schema", "a later table", "row security"],
-)
-async def test_a_missing_permission_fails_for_good_and_says_where(
-    plant: Plant, statement: str, what: str
-) -> None:
-    """Rows that the role may not see are never silently left out."""
-    await plant.add_tenant()
-    await plant.owner.execute(statement)
-
-    failure = await plant.failure(await plant.claim())
-
-    assert isinstance(failure, PermanentError)
-    assert (failure.code, failure.sentence) == (
-        "permission_missing",
-        f"The dump role may not read everything: {what}.",
-    )
-
-
-async def test_what_only_pg_dump_may_not_read_is_named(plant: Plant) -> None:
-    """A sequence's value: its first error, not the query it was in."""
-    await plant.add_tenant()
-    await plant.owner.execute("REVOKE SELECT ON SEQUENCE tenant_acme.orders_id_seq FROM pgferry_dump")
-
-    failure = await plant.failure(await plant.claim())
-
-    assert failure.code == "pg_dump_failed"
-    assert failure.sentence.startswith("pg_dump ended with 1: pg_dump: error: ")
-    assert "permission denied for sequence orders_id_seq" in failure.sentence
-
-
-async def test_a_locked_table_is_not_waited_for_too_long(plant: Plant) -> None:
-    """Those who want to read it would wait behind us; it is tried again later."""
-    await plant.add_tenant()
-    claim = await plant.claim()
-
-    async with plant.owner.transaction():
-        await plant.owner.execute("LOCK TABLE tenant_acme.notes IN ACCESS EXCLUSIVE MODE")
-        failure = await plant.failure(claim, PGFERRY_LOCK_SECONDS="0.2")
-
-    assert isinstance(failure, TemporaryError)
-    assert (failure.code, failure.sentence) == (
-        "lock_timeout",
-        "A table was locked by somebody else for too long.",
-    )
-
-
 async def test_a_restore_of_the_project_keeps_the_export_away(plant: Plant) -> None:
     """The other way round the shared lock keeps a restore away."""
     await plant.add_tenant()
@@ -159,58 +88,6 @@ async def test_a_restore_of_the_project_keeps_the_export_away(plant: Plant) -> N
 
     assert isinstance(failure, TemporaryError)
     assert failure.code == "restore_running"
-
-
-async def test_a_refused_login_fails_for_good(plant: Plant, home: str) -> None:
-    """A wrong password and an unknown role look the same."""
-    await plant.add_tenant()
-    claim = await plant.claim()
-
-    for url in (
-        url_as(home, "pgferry_dump", "wrong"),
-        url_as(home, "nobody", "wrong"),
-    ):
-        failure = await plant.failure(claim, TENANT_DATABASE_URL=url)
-
-        assert isinstance(failure, PermanentError)
-        assert (failure.code, failure.sentence) == (
-            "login_refused",
-            "The tenant database refused the dump role's login.",
-        )
-
-
-async def test_a_missing_database_fails_for_good(plant: Plant) -> None:
-    await plant.add_tenant()
-    url = plant.environment["TENANT_DATABASE_URL"] + "-nowhere"
-
-    failure = await plant.failure(await plant.claim(), TENANT_DATABASE_URL=url)
-
-    assert isinstance(failure, PermanentError)
-    assert failure.code == "database_missing"
-
-
-async def test_an_unreachable_server_costs_nothing(plant: Plant) -> None:
-    """The job goes back; its sentence holds no address and no login."""
-    await plant.add_tenant()
-    url = f"postgresql://me:secret@127.0.0.1:{free_port()}/t"
-
-    failure = await plant.failure(await plant.claim(), TENANT_DATABASE_URL=url)
-
-    assert isinstance(failure, Unavailable)
-    assert (failure.code, failure.name) == ("tenant_database_unavailable", "tenant_database")
-    assert failure.sentence == "The tenant database is not reachable: ConnectionRefusedError."
-
-
-async def test_an_older_client_is_not_even_tried(plant: Plant) -> None:
-    await plant.add_tenant()
-    export = plant.export()
-    older = Export(export.database, export.spool, [Client(REAL, 9, "9.6.24")], export.settings)
-
-    failure = await failure_of(older(await plant.claim(), Progress()))
-
-    assert isinstance(failure, PermanentError)
-    assert failure.code == "client_missing"
-    assert plant.files() == []
 
 
 @dataclass(frozen=True, slots=True)
