@@ -1,6 +1,7 @@
 """`pgferry export` and `pgferry jobs …`."""
 
 import asyncio
+import time
 from dataclasses import asdict
 from typing import Annotated
 from uuid import UUID, uuid4
@@ -11,6 +12,8 @@ from pydantic import ValidationError
 from cli.output import show_fields, show_json, show_table
 from cli.run import CannotDo, control_plane, fail, finished
 from shared.contracts.job import FINAL, Compression, ExportOptions, Format, Priority, Status
+from shared.storage.cancel import Cancellation, Way
+from shared.storage.cancel import cancel as cancel_job
 from shared.storage.database import Database
 from shared.storage.jobs import Job
 from shared.storage.requests import Accepted, Outcome, Request, Source, accept
@@ -95,13 +98,25 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def cancel(job_id: JobId) -> None:
-    """Cancel a job that no worker holds at this moment.
+def cancel(
+    job_id: JobId,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until its worker has stopped; exit 1 unless cancelled.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds that --wait waits.")] = 120,
+) -> None:
+    """Cancel a job: at once where no worker holds it, else by asking its worker to stop.
 
-    Example: pgferry jobs cancel 5f0c2a9e-6d1b-4f0e-9a37-2f6f3c8d7b10
+    A worker that runs stops within seconds. If it died, its lease must lapse first: ask again, or --wait.
+
+    Example: pgferry jobs cancel 5f0c2a9e-6d1b-4f0e-9a37-2f6f3c8d7b10 --wait
     """
-    job = finished(_cancel(job_id))
-    typer.echo(f"cancelled {job.id} of project {job.project_id}")
+    done = finished(_cancel(job_id, timeout=timeout if wait else 0.0))
+    if done.job.status in FINAL and done.job.status is not Status.CANCELLED:
+        fail(f"the cancel came too late: job {job_id} {_end_of(done.job)}")
+    if done.job.status is not Status.CANCELLED and wait:
+        fail(f"job {job_id} is still held after {timeout:g} s; it ends when its worker sees the request")
+    typer.echo(_came_to(done))
 
 
 async def _export(options: ExportOptions, *, wait: bool) -> Job:
@@ -146,18 +161,33 @@ async def _found(database: Database, job_id: UUID) -> Job:
     return job
 
 
-async def _cancel(job_id: UUID) -> Job:
+async def _cancel(job_id: UUID, *, timeout: float) -> Cancellation:  # noqa: ASYNC109 - of the command line
+    """Ask, and ask again until the job has ended: that of a dead worker can be when its lease has lapsed."""
+    deadline = time.monotonic() + timeout
     async with control_plane() as database:
-        async with database.transaction() as transaction:
-            job = await transaction.jobs.cancel_unheld(job_id)
-            if job is not None:
-                await transaction.parts.supersede_all(job_id)
-                await transaction.audit.add("cli", "job.cancel", project_id=job.project_id, job_id=job_id)
-                return job
-        found = await _found(database, job_id)
-    if found.status in FINAL:
-        raise CannotDo(f"job {job_id} is {found.status} already")
-    raise CannotDo(f"a worker holds job {job_id} now ({found.stage}); only a waiting job can be cancelled")
+        first = done = await _asked_to_cancel(database, job_id)
+        if first.way is Way.TOO_LATE:
+            raise CannotDo(f"job {job_id} is {first.job.status} already")
+        while done.job.status not in FINAL and time.monotonic() < deadline:
+            await asyncio.sleep(_WAIT_SECONDS)
+            done = await _asked_to_cancel(database, job_id)
+    return done
+
+
+async def _asked_to_cancel(database: Database, job_id: UUID) -> Cancellation:
+    done = await cancel_job(database, job_id, actor="cli")
+    if done is None:
+        raise CannotDo(f"no job {job_id}")
+    return done
+
+
+def _came_to(done: Cancellation) -> str:
+    job = done.job
+    if job.status is Status.CANCELLED:
+        by = "" if done.way is Way.AT_ONCE else " by its worker"
+        return f"cancelled {job.id} of project {job.project_id}{by}"
+    again = " again" if done.way is Way.ASKED_BEFORE else ""
+    return f"told the worker of {job.id} of project {job.project_id}{again} to stop ({job.stage})"
 
 
 def _problems(error: ValidationError) -> list[str]:

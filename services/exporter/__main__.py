@@ -26,6 +26,7 @@ from shared.storage.attempts import Attempts
 from shared.storage.database import open_database
 from shared.storage.nudges import DUMP, OUTBOX
 from shared.storage.outbox_session import outbox_of
+from shared.storage.readiness import DatabaseProbe
 from shared.storage.set_aside import SetAside
 from shared.storage.spool import open_spool
 
@@ -39,12 +40,13 @@ async def main(settings: ExporterSettings, stopping: asyncio.Event) -> None:
         CLIENTS.labels(str(client.major), client.version).set(1)
     publishing = Session(settings.amqp_url, service=SERVICE, purpose="publisher")
     consuming = Session(settings.amqp_url, service=SERVICE, purpose="consumer")
-    ready = {"broker": lambda: consuming.connected}
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(admin_server(settings.admin_host, settings.admin_port, ready))
         database = await stack.enter_async_context(
             open_database(settings.database_url, name="pgferry-exporter")
         )
+        probe = DatabaseProbe(database)
+        ready = {"database": lambda: probe.answers}
+        await stack.enter_async_context(admin_server(settings.admin_host, settings.admin_port, ready))
         spool = await until_available(partial(open_spool, settings.spool_url, database))
         wake = database.nudges.event(DUMP)
         worker = Worker(
@@ -57,6 +59,7 @@ async def main(settings: ExporterSettings, stopping: asyncio.Event) -> None:
             ),
             work=Export(database, spool, clients, settings),
             wake=wake,
+            discard=spool.remove_job,
             settings=settings,
             slots=settings.slots,
             group=StageGroup.DUMP.value,
@@ -68,6 +71,7 @@ async def main(settings: ExporterSettings, stopping: asyncio.Event) -> None:
             publishing.run(relay.run),
             consuming.run(consumer.run),
             database.nudges.listen(),
+            probe.run(),
         )
 
 

@@ -5,7 +5,6 @@ import sys
 from contextlib import AsyncExitStack
 
 from services.gateway.app import MAX_HEADER_BYTES, build_app
-from services.gateway.readiness import DatabaseProbe
 from services.gateway.settings import GatewaySettings
 from shared.messaging.relay import Relay
 from shared.messaging.session import Session
@@ -14,6 +13,7 @@ from shared.runtime.process import beside, start_service
 from shared.storage.database import open_database
 from shared.storage.nudges import OUTBOX
 from shared.storage.outbox_session import outbox_of
+from shared.storage.readiness import DatabaseProbe
 
 
 async def main(settings: GatewaySettings, stopping: asyncio.Event) -> None:

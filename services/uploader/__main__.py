@@ -25,6 +25,7 @@ from shared.storage.attempts import Attempts
 from shared.storage.database import open_database
 from shared.storage.nudges import OUTBOX, UPLOAD
 from shared.storage.outbox_session import outbox_of
+from shared.storage.readiness import DatabaseProbe
 from shared.storage.set_aside import SetAside
 from shared.storage.spool import open_spool
 from shared.telegram.client import open_telegram
@@ -36,12 +37,13 @@ async def main(settings: UploaderSettings, stopping: asyncio.Event) -> None:
     """Run until `stopping`."""
     publishing = Session(settings.amqp_url, service=SERVICE, purpose="publisher")
     consuming = Session(settings.amqp_url, service=SERVICE, purpose="consumer")
-    ready = {"broker": lambda: consuming.connected}
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(admin_server(settings.admin_host, settings.admin_port, ready))
         database = await stack.enter_async_context(
             open_database(settings.database_url, name="pgferry-uploader")
         )
+        probe = DatabaseProbe(database)
+        ready = {"database": lambda: probe.answers}
+        await stack.enter_async_context(admin_server(settings.admin_host, settings.admin_port, ready))
         spool = await until_available(partial(open_spool, settings.spool_url, database))
         telegram = await stack.enter_async_context(
             open_telegram(settings.bot_token.get_secret_value(), settings.telegram_api_url)
@@ -63,6 +65,7 @@ async def main(settings: UploaderSettings, stopping: asyncio.Event) -> None:
                 Signer.of(settings.signing_secrets, purpose=MANIFEST),
             ),
             wake=wake,
+            discard=spool.remove_job,
             settings=settings,
             slots=settings.slots,
             group=StageGroup.UPLOAD.value,
@@ -74,6 +77,7 @@ async def main(settings: UploaderSettings, stopping: asyncio.Event) -> None:
             publishing.run(relay.run),
             consuming.run(consumer.run),
             database.nudges.listen(),
+            probe.run(),
         )
 
 

@@ -5,7 +5,8 @@
     ├── TemporaryError      may pass: try again later, at the cost of an attempt
     │   └── DumpLost        the spool no longer has the dump: make it again
     └── Unavailable         a dependency is down: hand the job back, at no cost
-    LeaseLost               another worker owns the job: stop, delete output, change nothing
+    LeaseLost               another worker owns the job, or it is to be cancelled: stop, delete output,
+                            change nothing
 
 Adapters translate at the edge and keep the cause (`raise … from error`); `verdict` alone decides
 what follows.
@@ -46,7 +47,9 @@ class Unavailable(Failure):
 
 
 class LeaseLost(Exception):
-    """The fence has moved on or the lease has run out: this worker may change nothing more."""
+    """The fence has moved on, the lease has run out or a cancel was asked for: this worker may change
+    nothing more, except that a cancel that was asked for is carried out by it.
+    """
 
 
 class Unreadable(Exception):

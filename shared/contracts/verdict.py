@@ -30,8 +30,9 @@ class HandBack:
     """Somebody else, or we later, may have the job after `delay_seconds`; the attempt is given back."""
 
     delay_seconds: float
-    code: str
-    sentence: str
+    code: str | None = None
+    """What it waits for; None where nothing is wrong, as when the worker is stopped."""
+    sentence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

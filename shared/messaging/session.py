@@ -22,7 +22,7 @@ class BrokerLost(Exception):
 
 
 class Session:
-    """One kept connection; `connected` is what readiness reports."""
+    """One kept connection; `connected`, and its metric, say whether it is up now."""
 
     def __init__(self, url: str, *, service: str, purpose: str) -> None:
         self._url = url

@@ -44,5 +44,5 @@ for connection in ("publisher", "consumer"):
 for result in ("sent", "failed"):
     OUTBOX_PUBLISHED.labels(result)
 
-ATTEMPT_OUTCOMES = ("done", "retry", "hand_back", "dead", "lease_lost")
+ATTEMPT_OUTCOMES = ("done", "retry", "hand_back", "dead", "cancelled", "lease_lost")
 DELIVERY_OUTCOMES = ("handled", "unreadable", "returned")

@@ -8,8 +8,10 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 
@@ -24,11 +26,14 @@ log = structlog.get_logger(__name__)
 
 
 class AttemptStore(Protocol):
-    """Every method but `claim` raises LeaseLost when the claim's fence has moved on, and all raise
-    Unavailable when the database cannot be reached.
+    """Every method but `claim` raises LeaseLost when the claim's fence has moved on or a cancel of the job
+    was asked for, and all raise Unavailable when the database cannot be reached.
     """
 
     async def claim(self) -> Claim | None: ...
+
+    def watching(self, claim: Claim) -> AbstractContextManager[asyncio.Event]:
+        """Set during the block when a cancel may have been asked for; the next `renew` knows."""
 
     async def renew(self, claim: Claim, progress: Mapping[str, int]) -> None: ...
 
@@ -37,6 +42,9 @@ class AttemptStore(Protocol):
     async def hand_back(self, claim: Claim, hand_back: HandBack) -> None: ...
 
     async def bury(self, claim: Claim, dead: Dead) -> None: ...
+
+    async def obey_cancel(self, claim: Claim) -> None:
+        """End the job as cancelled. Raises LeaseLost when the fence has moved on or nobody asked for it."""
 
 
 @dataclass(slots=True)
@@ -52,12 +60,16 @@ Work = Callable[[Claim, Progress], Awaitable[None]]
 """Does the job and writes its final transaction; raises a Failure otherwise. When it raises anything,
 or is cancelled, it has removed what it made and ended what it started."""
 
+Discard = Callable[[UUID], None]
+"""Removes what a cancelled job has in the spool, whichever half made it; what cannot be removed is left."""
+
 
 @dataclass(slots=True)
 class Worker:
     attempts: AttemptStore
     work: Work
     wake: asyncio.Event
+    discard: Discard
     settings: WorkerSettings
     slots: int
     group: str
@@ -95,6 +107,8 @@ class Worker:
                 continue
             if claim is None:
                 await self._idle(stopping)
+            elif stopping.is_set():
+                await self._carry_out(claim, HandBack(0))
             else:
                 await self._attempt(claim)
 
@@ -104,20 +118,21 @@ class Worker:
             self.wake.clear()
 
     async def _attempt(self, claim: Claim) -> None:
+        work = self.work
+        if claim.attempts > self.settings.attempts:  # this one only says that the others are used up
+            claim, work = replace(claim, attempts=claim.attempts - 1), _used_up
         job = structlog.contextvars.bound_contextvars(job_id=str(claim.job_id), fence=claim.fence)
         with job, SLOTS_BUSY.track_inprogress():
             log.info("attempt begins", group=self.group, attempt=claim.attempts, project_id=claim.project_id)
-            ATTEMPTS.labels(self.group, await self._settled(claim)).inc()
+            ATTEMPTS.labels(self.group, await self._settled(claim, work)).inc()
 
-    async def _settled(self, claim: Claim) -> str:
+    async def _settled(self, claim: Claim, work: Work) -> str:
         try:
-            work = self.work if claim.attempts <= self.settings.attempts else _used_up
             await hold(claim, work, self.attempts, heartbeat_seconds=self.settings.heartbeat_seconds)
         except LeaseLost:
-            log.warning("the lease is lost: another worker may have the job")
-            return "lease_lost"
+            return await self._let_go(claim)
         except asyncio.CancelledError:
-            await self._carry_out(claim, HandBack(0, "drained", "The worker was stopped; the job goes on."))
+            await self._carry_out(claim, HandBack(0))
             raise
         except Exception as error:  # noqa: BLE001 - whatever the work raises, `verdict` decides on it
             return await self._failed(claim, error)
@@ -154,9 +169,22 @@ class Worker:
                 case Dead():
                     await self.attempts.bury(claim, end)
                     return "dead"
-        except (LeaseLost, Unavailable) as error:
-            log.warning("the end of the attempt could not be recorded", error=repr(error))
+        except LeaseLost:
+            return await self._let_go(claim)
+        except Unavailable as error:
+            log.warning("the end of the attempt could not be recorded", reason=error.sentence)
             return "lease_lost"
+
+    async def _let_go(self, claim: Claim) -> str:
+        """We may change nothing more, but the job may be ours to cancel: that was why we may not."""
+        try:
+            await self.attempts.obey_cancel(claim)
+        except (LeaseLost, Unavailable):
+            log.warning("the lease is lost: another worker may have the job")
+            return "lease_lost"
+        log.info("cancelled as was asked")
+        await asyncio.to_thread(self.discard, claim.job_id)
+        return "cancelled"
 
 
 async def hold(claim: Claim, work: Work, attempts: AttemptStore, *, heartbeat_seconds: float) -> None:
@@ -180,30 +208,34 @@ async def hold(claim: Claim, work: Work, attempts: AttemptStore, *, heartbeat_se
 
 
 async def _keep(claim: Claim, attempts: AttemptStore, progress: Progress, heartbeat_seconds: float) -> None:
-    """Renew until told to stop. Raises LeaseLost when the fence has moved or time has run out.
+    """Renew until told to stop. Raises LeaseLost when the fence has moved, time has run out or a cancel was
+    asked for; a nudge says to look for that now.
 
     Time is this process's own monotonic clock, counted from before the last successful renewal: a
     process that slept, or cannot reach the database, must stop before somebody else may begin.
     """
     renewed_at = claim.renewed_at
-    while True:
-        if progress.recording:
-            await asyncio.Event().wait()
-        lapses_at = renewed_at + claim.lease_seconds
-        await asyncio.sleep(max(0.0, min(heartbeat_seconds, lapses_at - time.monotonic())))
-        before = time.monotonic()
-        if before >= lapses_at:
-            raise LeaseLost
-        try:
-            async with asyncio.timeout(lapses_at - before):
-                await attempts.renew(claim, progress.counts)
-            renewed_at = before
-        except LeaseLost:
-            if not progress.recording:
-                raise
-        except (Unavailable, TimeoutError):
-            log.warning("the lease could not be renewed", seconds_left=round(lapses_at - time.monotonic(), 1))
-            await asyncio.sleep(max(0.0, min(1.0, heartbeat_seconds / 3, lapses_at - time.monotonic())))
+    with attempts.watching(claim) as nudged:
+        while True:
+            if progress.recording:
+                await asyncio.Event().wait()
+            lapses_at = renewed_at + claim.lease_seconds
+            await _wait(nudged, max(0.0, min(heartbeat_seconds, lapses_at - time.monotonic())))
+            nudged.clear()
+            before = time.monotonic()
+            if before >= lapses_at:
+                raise LeaseLost
+            try:
+                async with asyncio.timeout(lapses_at - before):
+                    await attempts.renew(claim, progress.counts)
+                renewed_at = before
+            except LeaseLost:
+                if not progress.recording:
+                    raise
+            except (Unavailable, TimeoutError):
+                left = lapses_at - time.monotonic()
+                log.warning("the lease could not be renewed", seconds_left=round(left, 1))
+                await asyncio.sleep(max(0.0, min(1.0, heartbeat_seconds / 3, left)))
 
 
 async def _awaited(work: Awaitable[None]) -> None:
@@ -221,5 +253,5 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 async def _used_up(claim: Claim, _progress: Progress) -> None:
     """Stands for the work when the last allowed attempt ended without a word: its worker died with it."""
     raise PermanentError(
-        "attempts_exhausted", f"{claim.attempts - 1} attempts ended without a result: their workers died."
+        "attempts_exhausted", f"{claim.attempts} attempts ended without a result: their workers died."
     )

@@ -1,10 +1,13 @@
 """How a worker's attempt begins and ends in PostgreSQL: the port of `shared.runtime.worker`, fulfilled.
 
-Giving a job up is one transaction: the row, the event `backup.failed` and the dead letter.
+Giving a job up is one transaction: the row, the event `backup.failed` and the dead letter. So is a cancel
+that was asked for: the row, and the parts in the chat that are to be deleted.
 """
 
+import asyncio
 import socket
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,6 +18,7 @@ from shared.contracts.topology import dead_key
 from shared.contracts.verdict import Dead, HandBack, RetryAt
 from shared.storage.database import Database
 from shared.storage.jobs import Job
+from shared.storage.nudges import cancel_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,9 @@ class Attempts:
     async def claim(self) -> Claim | None:
         async with self.database.session() as session:
             return await session.jobs.claim(self.group, owner=self.owner, lease_seconds=self.lease_seconds)
+
+    def watching(self, claim: Claim) -> AbstractContextManager[asyncio.Event]:
+        return self.database.nudges.watching(cancel_of(claim.job_id))
 
     async def renew(self, claim: Claim, progress: Mapping[str, int]) -> None:
         async with self.database.session() as session:
@@ -47,6 +54,11 @@ class Attempts:
             job = await transaction.jobs.failed(claim, code=dead.code, sentence=dead.sentence)
             await transaction.outbox.add(_failed_event(job, claim))
             await transaction.outbox.add(self._dead_letter(job, claim))
+
+    async def obey_cancel(self, claim: Claim) -> None:
+        async with self.database.transaction() as transaction:
+            await transaction.cancellations.obey(claim)
+            await transaction.parts.supersede_all(claim.job_id)
 
     async def _put_back(
         self, claim: Claim, end: RetryAt | HandBack, *, stage: Stage, give_back: bool

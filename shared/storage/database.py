@@ -14,9 +14,10 @@ import asyncpg
 from shared.contracts.errors import Unavailable
 from shared.storage.audit import Audit
 from shared.storage.backups import Backups
+from shared.storage.cancellations import Cancellations
 from shared.storage.executor import CONNECTION_LOST, Executor
 from shared.storage.jobs import Jobs
-from shared.storage.nudges import DUMP, OUTBOX, UPLOAD, Nudges
+from shared.storage.nudges import DUMP, OUTBOX, UPLOAD, Nudges, cancel_of
 from shared.storage.outbox import Outbox
 from shared.storage.parts import Parts
 
@@ -52,6 +53,7 @@ class Transaction:
 
     executor: Executor
     jobs: Jobs = field(init=False)
+    cancellations: Cancellations = field(init=False)
     backups: Backups = field(init=False)
     parts: Parts = field(init=False)
     outbox: Outbox = field(init=False)
@@ -59,6 +61,7 @@ class Transaction:
 
     def __post_init__(self) -> None:
         self.jobs = Jobs(self.executor)
+        self.cancellations = Cancellations(self.executor)
         self.backups = Backups(self.executor)
         self.parts = Parts(self.executor)
         self.outbox = Outbox(self.executor)
@@ -91,10 +94,12 @@ class Database:
     def _nudge(self, transaction: Transaction) -> None:
         if transaction.outbox.grew:
             self.nudges.send(OUTBOX)
-        if transaction.jobs.waits_for_dump:
+        if transaction.jobs.waits_for_dump or transaction.cancellations.freed:
             self.nudges.send(DUMP)
         if transaction.jobs.waits_for_upload:
             self.nudges.send(UPLOAD)
+        for job_id in transaction.cancellations.asked:
+            self.nudges.send(cancel_of(job_id))
 
 
 @asynccontextmanager

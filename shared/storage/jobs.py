@@ -1,7 +1,8 @@
 """Jobs in `control_plane.jobs`: every transition is one compare-and-set.
 
 Workers claim, renew and end; requests are in `shared.storage.requests`. A write that quotes a fence
-raises `LeaseLost` when the fence has moved on: the caller deletes its output and changes nothing more.
+raises `LeaseLost` when the fence has moved on or a cancel was asked for: the caller deletes its output and
+changes nothing more. Only `stored` wins against a cancel: then everything is in the chat.
 """
 
 import time
@@ -51,7 +52,7 @@ _CLAIM = """
 _RENEW = """
     UPDATE control_plane.jobs
        SET lease_until = now() + make_interval(secs => $3), progress = coalesce($4, progress)
-     WHERE id = $1 AND fence = $2 AND lease_until > now()
+     WHERE id = $1 AND fence = $2 AND lease_until > now() AND cancel_requested_at IS NULL
 """
 
 _DUMPED = """
@@ -59,7 +60,7 @@ _DUMPED = """
        SET stage = 'dumped', dump_fence = fence, dump = $3, dumped_at = now(), progress = NULL,
            owner = NULL, lease_until = NULL, run_after = now(),
            error_code = NULL, error_message = NULL, revision = revision + 1
-     WHERE id = $1 AND fence = $2 AND lease_until > now()
+     WHERE id = $1 AND fence = $2 AND lease_until > now() AND cancel_requested_at IS NULL
 """
 
 _STORED = """
@@ -71,34 +72,27 @@ _STORED = """
 """
 
 # Back to where the same half begins ($3), or to where the dump begins. With $7 the attempt is given back to
-# that half: then it was no failure, and no time of one is noted.
+# that half: then it was no failure, and no time of one is noted. Without a code the last error stays.
 _RETRY = """
     UPDATE control_plane.jobs
        SET stage = $3, run_after = now() + make_interval(secs => $4),
            dump_attempts = dump_attempts - ($7 IS NOT DISTINCT FROM 'dump')::int,
            upload_attempts = upload_attempts - ($7 IS NOT DISTINCT FROM 'upload')::int,
-           error_code = $5, error_message = $6,
+           error_code = coalesce($5, error_code), error_message = coalesce($6, error_message),
            first_failed_at = coalesce(first_failed_at, CASE WHEN $7 IS NULL THEN now() END),
            last_failed_at = CASE WHEN $7 IS NULL THEN now() ELSE last_failed_at END,
            progress = NULL, owner = NULL, lease_until = NULL, revision = revision + 1
-     WHERE id = $1 AND fence = $2 AND lease_until > now()
+     WHERE id = $1 AND fence = $2 AND lease_until > now() AND cancel_requested_at IS NULL
 """
 
 _FAILED = """
     UPDATE control_plane.jobs
        SET status = 'failed', finished_at = now(), error_code = $3, error_message = $4,
            first_failed_at = coalesce(first_failed_at, now()), last_failed_at = now(), progress = NULL,
+           dump_attempts = CASE $5 WHEN 'dump' THEN $6 ELSE dump_attempts END,
+           upload_attempts = CASE $5 WHEN 'upload' THEN $6 ELSE upload_attempts END,
            owner = NULL, lease_until = NULL, revision = revision + 1
-     WHERE id = $1 AND fence = $2 AND lease_until > now()
-    RETURNING *
-"""
-
-# The fence rises with the end of somebody else's lapsed lease: a late worker finds its own gone.
-_CANCEL_UNHELD = """
-    UPDATE control_plane.jobs
-       SET status = 'cancelled', finished_at = now(), fence = fence + 1, progress = NULL,
-           owner = NULL, lease_until = NULL, revision = revision + 1
-     WHERE id = $1 AND status IN ('pending', 'running') AND (lease_until IS NULL OR lease_until < now())
+     WHERE id = $1 AND fence = $2 AND lease_until > now() AND cancel_requested_at IS NULL
     RETURNING *
 """
 
@@ -192,29 +186,30 @@ class Jobs:
         *,
         stage: Stage,
         delay_seconds: float,
-        code: str,
-        sentence: str,
+        code: str | None,
+        sentence: str | None,
         give_back: bool = False,
     ) -> None:
-        """Put the job back to `stage` until the delay has passed; `give_back` returns the attempt."""
+        """Put the job back to `stage` until the delay has passed; `give_back` returns the attempt.
+
+        Who waits is told only of a job that is due at once; of any other the poll learns in time.
+        """
         returned = claim.group.value if give_back else None
         await self._fenced(
             _RETRY, claim.job_id, claim.fence, stage.value, delay_seconds, code, sentence, returned
         )
-        self.waits_for_dump = stage is Stage.QUEUED
+        self.waits_for_dump = stage is Stage.QUEUED and delay_seconds <= 0
+        self.waits_for_upload = stage is Stage.DUMPED and delay_seconds <= 0
 
     async def failed(self, claim: Claim, *, code: str, sentence: str) -> Job:
-        record = await self._executor.fetchrow(_FAILED, claim.job_id, claim.fence, code, sentence)
+        """Give the job up after `claim.attempts` of this half."""
+        record = await self._executor.fetchrow(
+            _FAILED, claim.job_id, claim.fence, code, sentence, claim.group.value, claim.attempts
+        )
         if record is None:
             raise LeaseLost
         self.waits_for_dump = True
         return job_of(record)
-
-    async def cancel_unheld(self, job_id: UUID) -> Job | None:
-        """Cancel a job that no live lease holds; None when it is held, ended or unknown."""
-        record = await self._executor.fetchrow(_CANCEL_UNHELD, job_id)
-        self.waits_for_dump = record is not None
-        return job_of(record) if record else None
 
     async def find(self, job_id: UUID) -> Job | None:
         record = await self._executor.fetchrow(_FIND, job_id)

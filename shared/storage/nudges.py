@@ -1,12 +1,14 @@
-"""Wakes those who wait for work: in this process by an event, in others by a debounced NOTIFY.
+"""Wakes those who wait for work, or may have to stop it: in this process by an event, in others by NOTIFY.
 
 A nudge is a hint and may be lost: everybody who waits also polls. NOTIFY runs outside the business
-transaction, where it would take a lock at commit and cost most of the throughput.
+transaction, where it would take a lock at commit and cost most of the throughput; it is debounced.
 """
 
 import asyncio
 import contextlib
 from collections import defaultdict
+from collections.abc import Iterator
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -24,11 +26,17 @@ _RECONNECT_SECONDS = 2.0
 log = structlog.get_logger(__name__)
 
 
+def cancel_of(job_id: UUID) -> str:
+    """For the worker that holds this job: somebody asked for it to be cancelled."""
+    return f"cancel:{job_id}"
+
+
 class Nudges:
     def __init__(self, url: str, pool: asyncpg.Pool) -> None:
         self._url = url
         self._pool = pool
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._watching: set[tuple[str, asyncio.Event]] = set()
         self._pending: set[str] = set()
         self._notifier: asyncio.Task[None] | None = None
 
@@ -36,9 +44,19 @@ class Nudges:
         """Set whenever there may be work of this name; the waiter clears it."""
         return self._events[name]
 
+    @contextlib.contextmanager
+    def watching(self, name: str) -> Iterator[asyncio.Event]:
+        """An event of the caller's own, which nobody else clears, for the time of the block."""
+        watcher = (name, asyncio.Event())
+        self._watching.add(watcher)
+        try:
+            yield watcher[1]
+        finally:
+            self._watching.discard(watcher)
+
     def send(self, name: str) -> None:
         """Wake this process now and the others shortly after; never waits, never fails."""
-        self._events[name].set()
+        self._wake(name)
         self._pending.add(name)
         if self._notifier is None or self._notifier.done():
             self._notifier = asyncio.create_task(self._notify())
@@ -69,15 +87,23 @@ class Nudges:
         try:
             connection.add_termination_listener(lambda _connection: ended.set())
             await connection.add_listener(_CHANNEL, self._heard)
-            for event in self._events.values():
-                event.set()  # what was said while nobody listened
+            for name in (*self._events, *(name for name, _ in self._watching)):
+                self._wake(name)  # what was said while nobody listened
             await ended.wait()
         finally:
             connection.terminate()
 
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         if isinstance(payload, str):
-            self._events[payload].set()
+            self._wake(payload)
+
+    def _wake(self, name: str) -> None:
+        """Whoever waits for this; a job's name that only other processes know leaves nothing behind."""
+        waiting = [event for watched, event in self._watching if watched == name]
+        if name in self._events:
+            waiting.append(self._events[name])
+        for event in waiting:
+            event.set()
 
     async def close(self) -> None:
         """Let a last NOTIFY leave; nothing of this process sends afterwards."""

@@ -17,7 +17,7 @@ import asyncpg
 import jwt
 
 from sandbox.compare import Comparison, compare_schemas
-from sandbox.process import children_of
+from sandbox.process import children_of, wait_until
 from sandbox.restore import Fetched
 from sandbox.stack import Service, Stack, http_get, http_post
 from shared.contracts.job import ExportOptions
@@ -108,12 +108,12 @@ async def ended(connection: asyncpg.Connection, job_id: UUID) -> asyncpg.Record:
 
 async def caught_dumping(exporter: Service, database: Database, project: str) -> tuple[UUID, int]:
     """Ask for an export and stop its pg_dump in the middle; returns the job and the process id."""
-    freezing = asyncio.create_task(_frozen_pg_dump(exporter))
+    freezing = asyncio.create_task(frozen_pg_dump(exporter))
     job_id = await ask(database, project)
     return job_id, await freezing
 
 
-async def _frozen_pg_dump(exporter: Service) -> int:
+async def frozen_pg_dump(exporter: Service) -> int:
     found: list[int] = []
 
     async def caught() -> bool:
@@ -141,6 +141,17 @@ def _written(pid: int) -> int:
     except OSError:
         return 0
     return next(int(line.split()[1]) for line in lines if line.startswith("wchar:"))
+
+
+def wait_consuming(service: Service) -> Service:
+    """Return when it consumes from the broker, which makes it no readier; exchanges and queues are there."""
+    service.wait_ready()
+    wait_until(
+        lambda: 'pgferry_amqp_connected{connection="consumer"} 1.0' in service.get("/metrics")[1],
+        seconds=DEADLINE_SECONDS,
+        what=f"{service.name} consumes",
+    )
+    return service
 
 
 def fetch(stack: Stack, backup_id: UUID, folder: Path) -> Fetched:

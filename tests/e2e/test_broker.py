@@ -59,7 +59,7 @@ async def test_commands_of_platform_services(
     await create_small_tenant(connection, slug="a", rows=10)
     await stack.add_project(connection, "project-a", slug="a")
     stack.start("uploader", **QUICK)
-    stack.start("exporter", **QUICK).wait_ready()
+    steps.wait_consuming(stack.start("exporter", **QUICK))
     stored = await listening(channel, BackupStored.type)
     request = str(uuid4())
 
@@ -91,7 +91,7 @@ async def test_hopeless_commands_end_in_their_queues(
     await connection.execute("INSERT INTO control_plane.projects (id, slug) VALUES ('bad', 'Bad/Slug')")
     await connection.execute("INSERT INTO control_plane.projects (id, slug) VALUES ('gone', 'gone')")
     await connection.execute('CREATE SCHEMA "tenant_Bad/Slug"')
-    exporter = stack.start("exporter", **QUICK).wait_ready()
+    exporter = steps.wait_consuming(stack.start("exporter", **QUICK))
     failed = await listening(channel, BackupFailed.type)
 
     unreadable = {

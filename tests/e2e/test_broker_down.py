@@ -71,14 +71,16 @@ async def test_the_broker_is_killed_and_nothing_is_lost(
         job_id = steps.post_export(stack, "project-a")
         row = await steps.ended(connection, job_id)
         unsent = await _unsent(connection)
+        ready = [service.get("/readyz")[0] for service in services]
+        connections = services[1].get("/metrics")[1]
     finally:
         own_broker.start()
     await steps.all_sent(connection)
 
     assert row["status"] == "completed"
     assert unsent >= 50 + 3
-    for service in services:
-        service.wait_ready()
+    assert ready == [200, 200, 200]
+    assert 'pgferry_amqp_connected{connection="consumer"} 0.0' in connections
     async with connected(own_broker.url(), name="test") as broker:
         assert await _drained(await broker.channel()) == set(ids)
 

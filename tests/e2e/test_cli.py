@@ -148,7 +148,7 @@ async def test_jobs_are_listed_and_shown(control_plane_url: str, control_plane: 
     project = "project-with-a-name-as-long-as-it-may-be-" + "x" * 23
     cancelled = await steps.ask(control_plane, project)
     async with control_plane.session() as session:
-        await session.jobs.cancel_unheld(cancelled)
+        await session.cancellations.unheld(cancelled)
     jobs = [await steps.ask(control_plane, name) for name in (project, "other")]
     url = {"DATABASE_URL": control_plane_url}
     table, as_json, shown, unknown = await asyncio.gather(
@@ -174,27 +174,34 @@ async def test_jobs_are_listed_and_shown(control_plane_url: str, control_plane: 
     assert unknown.sentence.startswith("no job ")
 
 
-async def test_only_a_job_that_nobody_holds_is_cancelled(
+async def test_a_waiting_job_is_cancelled_and_the_worker_of_a_held_one_is_told(
     control_plane_url: str, control_plane: Database, connection: asyncpg.Connection
 ) -> None:
-    """A waiting job is cancelled and that is audited; for a held or ended one the reason is said."""
-    waiting = await steps.ask(control_plane, "acme")
-    cancelled = await pgferry("jobs", "cancel", str(waiting), DATABASE_URL=control_plane_url)
-    held = await _held_job(control_plane, "other")
+    """The command says which of the two it was; an ended job is refused, a wait has an end."""
+    url = {"DATABASE_URL": control_plane_url}
+    held, waiting = await _held_job(control_plane, "other"), await steps.ask(control_plane, "acme")
+    cancelled, unknown = await asyncio.gather(
+        pgferry("jobs", "cancel", str(waiting), **url), pgferry("jobs", "cancel", str(uuid4()), **url)
+    )
     again, busy = await asyncio.gather(
-        *(pgferry("jobs", "cancel", str(job), DATABASE_URL=control_plane_url) for job in (waiting, held))
+        pgferry("jobs", "cancel", str(waiting), **url),
+        pgferry("jobs", "cancel", str(held), "--wait", "--timeout", "0.1", **url),
     )
 
     assert (cancelled.code, cancelled.out) == (0, f"cancelled {waiting} of project acme\n")
-    assert (again.code, busy.code) == (1, 1)
+    assert (again.code, busy.code, unknown.code) == (1, 1, 1)
     assert again.sentence == f"job {waiting} is cancelled already"
-    assert busy.sentence.startswith(f"a worker holds job {held} now (dumping)")
+    assert busy.sentence.startswith(f"job {held} is still held after 0.1 s")
+    assert unknown.sentence.startswith("no job ")
     rows = [await steps.job_row(connection, job) for job in (waiting, held)]
-    assert [row["status"] for row in rows] == ["cancelled", "running"]
+    assert [(row["status"], row["cancel_requested_at"] is None) for row in rows] == [
+        ("cancelled", True),
+        ("running", False),
+    ]
     audited = await connection.fetch(
         "SELECT actor, project_id, job_id FROM control_plane.audit_log WHERE action = 'job.cancel'"
     )
-    assert [tuple(row) for row in audited] == [("cli", "acme", waiting)]
+    assert {tuple(row) for row in audited} == {("cli", "acme", waiting), ("cli", "other", held)}
 
 
 async def _held_job(control_plane: Database, project: str) -> UUID:

@@ -144,7 +144,7 @@ async def test_a_cancelled_job_is_not_to_be_polled_again(gateway: Gateway, proje
     """Retry-After is there only while something may still happen."""
     accepted = await gateway.export({"project_id": project})
     async with gateway.database.session() as session:
-        await session.jobs.cancel_unheld(UUID(str(accepted.data["job_id"])))
+        await session.cancellations.unheld(UUID(str(accepted.data["job_id"])))
 
     job = await gateway.job(accepted.data["job_id"], token_for(project))
 

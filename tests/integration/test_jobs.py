@@ -509,7 +509,7 @@ async def test_a_job_that_nobody_holds_is_cancelled_at_once(control_plane: Datab
 
     async with control_plane.session() as session:
         for job in await session.jobs.list():
-            cancelled = await session.jobs.cancel_unheld(job.id)
+            cancelled = await session.cancellations.unheld(job.id)
             assert cancelled is not None
             assert (cancelled.status, cancelled.stage) == (Status.CANCELLED, job.stage)
             assert cancelled.finished_at is not None
@@ -525,7 +525,7 @@ async def test_a_held_job_is_not_cancelled_behind_its_worker(control_plane: Data
     held = await must_claim(control_plane)
 
     async with control_plane.session() as session:
-        assert await session.jobs.cancel_unheld(held.job_id) is None
+        assert await session.cancellations.unheld(held.job_id) is None
 
     await attempts_of(control_plane).renew(held, {})
 
@@ -539,7 +539,7 @@ async def test_a_cancelled_job_raises_the_fence(
     await lapse(connection, held.job_id)
 
     async with control_plane.session() as session:
-        cancelled = await session.jobs.cancel_unheld(held.job_id)
+        cancelled = await session.cancellations.unheld(held.job_id)
 
     assert cancelled is not None
     assert cancelled.fence == held.fence + 1
@@ -556,7 +556,7 @@ async def test_what_has_ended_stays_as_it_ended(
 
     async with control_plane.session() as session:
         for job_id in [job.id for job in await session.jobs.list()] + [uuid4()]:
-            assert await session.jobs.cancel_unheld(job_id) is None
+            assert await session.cancellations.unheld(job_id) is None
 
     assert await rows_of(connection) == before
 
@@ -617,7 +617,7 @@ async def test_every_move_of_the_contract_is_made_by_somebody(
 
 async def _cancel(database: Database, job_id: object) -> None:
     async with database.session() as session:
-        assert await session.jobs.cancel_unheld(job_id) is not None  # type: ignore[arg-type]
+        assert await session.cancellations.unheld(job_id) is not None  # type: ignore[arg-type]
 
 
 # The database itself

@@ -223,7 +223,9 @@ async def terminated(owner: asyncpg.Connection, pid: int) -> None:
 async def working(plant: Plant) -> AsyncIterator[None]:
     """A worker for the time of the block; its waits between attempts are too short to see."""
     attempts = attempts_of(plant.database)
-    worker = Worker(attempts, plant.upload, asyncio.Event(), _settings(), slots=1, group="upload")
+    worker = Worker(
+        attempts, plant.upload, asyncio.Event(), plant.spool.remove_job, _settings(), slots=1, group="upload"
+    )
     stopping = asyncio.Event()
     task = asyncio.create_task(worker.run(stopping))
     try:

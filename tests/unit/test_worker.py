@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,7 @@ from shared.contracts.verdict import Dead, HandBack, RetryAt
 from shared.runtime.settings import WorkerSettings, load
 from shared.runtime.worker import AttemptStore, Progress, Work, Worker
 from shared.storage.attempts import Attempts
+from shared.storage.cancel import cancel
 from shared.storage.database import Database
 from shared.storage.jobs import Job
 from tests.integration.jobs_in import add_job, copied_database, dump, empty, find, lapse, must_claim
@@ -45,6 +46,8 @@ class State:
     progress: Mapping[str, int] | None = None
     run_after: float = 0.0  #: monotonic
     leased_until: float = 0.0  #: monotonic
+    to_cancel: bool = False
+    nudged: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(slots=True)
@@ -58,7 +61,8 @@ class MemoryAttempts:
         now = time.monotonic()
         for job in self.jobs:
             waits = max(job.run_after, job.leased_until) > now
-            if not waits and job.status is not Status.FAILED and job.stage in {Stage.QUEUED, Stage.DUMPING}:
+            ended = job.to_cancel or job.status is Status.FAILED
+            if not waits and not ended and job.stage in {Stage.QUEUED, Stage.DUMPING}:
                 return self._taken(job, now)
         return None
 
@@ -81,6 +85,10 @@ class MemoryAttempts:
             renewed_at=now,
         )
 
+    @contextmanager
+    def watching(self, claim: Claim) -> Iterator[asyncio.Event]:
+        yield self.find(claim.job_id).nudged
+
     async def renew(self, claim: Claim, progress: Mapping[str, int]) -> None:
         job = self._held(claim)
         job.leased_until = time.monotonic() + self.lease_seconds
@@ -95,10 +103,17 @@ class MemoryAttempts:
     async def bury(self, claim: Claim, dead: Dead) -> None:
         job = self._held(claim)
         job.status, job.error_code, job.leased_until = Status.FAILED, dead.code, 0.0
+        job.attempts = claim.attempts
+
+    async def obey_cancel(self, claim: Claim) -> None:
+        job = self.find(claim.job_id)
+        if job.fence != claim.fence or not job.to_cancel:
+            raise LeaseLost
+        job.status, job.error_code, job.leased_until = Status.CANCELLED, "cancelled", 0.0
 
     def _put_back(self, claim: Claim, end: RetryAt | HandBack) -> State:
         job = self._held(claim)
-        job.stage, job.error_code, job.leased_until = Stage.QUEUED, end.code, 0.0
+        job.stage, job.error_code, job.leased_until = Stage.QUEUED, end.code or job.error_code, 0.0
         job.run_after = time.monotonic() + end.delay_seconds
         return job
 
@@ -106,9 +121,13 @@ class MemoryAttempts:
         job = self._held(claim)
         job.stage, job.leased_until = Stage.DUMPED, 0.0
 
+    def find(self, job_id: UUID) -> State:
+        [job] = [job for job in self.jobs if job.id == job_id]
+        return job
+
     def _held(self, claim: Claim) -> State:
-        [job] = [job for job in self.jobs if job.id == claim.job_id]
-        if job.fence != claim.fence or job.leased_until <= time.monotonic():
+        job = self.find(claim.job_id)
+        if job.fence != claim.fence or job.leased_until <= time.monotonic() or job.to_cancel:
             raise LeaseLost
         return job
 
@@ -128,15 +147,21 @@ class MemoryStore:
         return self.attempts.jobs[-1].id
 
     async def state(self, job_id: UUID) -> State:
-        [job] = [job for job in self.attempts.jobs if job.id == job_id]
-        return replace(job)
+        return replace(self.attempts.find(job_id))
 
     async def finish(self, claim: Claim) -> None:
         self.attempts.finish(claim)
 
     async def lapse(self, job_id: UUID) -> None:
-        [job] = [job for job in self.attempts.jobs if job.id == job_id]
-        job.leased_until = 0.0
+        self.attempts.find(job_id).leased_until = 0.0
+
+    async def ask_to_cancel(self, job_id: UUID) -> None:
+        """The request, whose nudge does not arrive."""
+        self.attempts.find(job_id).to_cancel = True
+
+    async def cancel(self, job_id: UUID) -> None:
+        await self.ask_to_cancel(job_id)
+        self.attempts.find(job_id).nudged.set()
 
     async def take_over(self, job_id: UUID) -> None:
         """Another worker finds the lease lapsed."""
@@ -173,6 +198,14 @@ class PostgresStore:
     async def take_over(self, job_id: UUID) -> None:
         await self.lapse(job_id)
         assert (await must_claim(self.database)).job_id == job_id
+
+    async def ask_to_cancel(self, job_id: UUID) -> None:
+        await self.database.pool.execute(
+            "UPDATE control_plane.jobs SET cancel_requested_at = now() WHERE id = $1", job_id
+        )
+
+    async def cancel(self, job_id: UUID) -> None:
+        assert await cancel(self.database, job_id, actor="test")
 
 
 def _state(job: Job) -> State:
@@ -243,6 +276,9 @@ class Line:
 
         await eventually(reached)
 
+    def watching(self, claim: Claim) -> AbstractContextManager[asyncio.Event]:
+        return self.attempts.watching(claim)
+
     async def renew(self, claim: Claim, progress: Mapping[str, int]) -> None:
         self._require()
         await self.attempts.renew(claim, progress)
@@ -258,6 +294,10 @@ class Line:
     async def bury(self, claim: Claim, dead: Dead) -> None:
         self._require()
         await self.attempts.bury(claim, dead)
+
+    async def obey_cancel(self, claim: Claim) -> None:
+        self._require()
+        await self.attempts.obey_cancel(claim)
 
     def _require(self) -> None:
         if self.down:
@@ -285,6 +325,7 @@ class Running:
     stopping: asyncio.Event
     wake: asyncio.Event
     task: asyncio.Task[None]
+    discarded: list[UUID]
 
     async def stop(self) -> None:
         """SIGTERM, and the end of the worker."""
@@ -297,9 +338,11 @@ async def working(
     attempts: AttemptStore, work: Work, *, slots: int = 1, **changes: str
 ) -> AsyncIterator[Running]:
     """A worker beside the block; at its end it is stopped and must end in order."""
-    wake, stopping = asyncio.Event(), asyncio.Event()
-    worker = Worker(attempts, work, wake, settings(**changes), slots=slots, group=DUMP.value)
-    running = Running(stopping, wake, asyncio.create_task(worker.run(stopping)))
+    wake, stopping, discarded = asyncio.Event(), asyncio.Event(), list[UUID]()
+    worker = Worker(
+        attempts, work, wake, discarded.append, settings(**changes), slots=slots, group=DUMP.value
+    )
+    running = Running(stopping, wake, asyncio.create_task(worker.run(stopping)), discarded)
     try:
         yield running
     finally:
@@ -454,6 +497,7 @@ async def test_attempts_whose_workers_died_are_used_up(store: Store) -> None:
         await ends(store, job_id, status=Status.FAILED, error_code="attempts_exhausted")
 
     assert work.attempts == []
+    assert (await store.state(job_id)).attempts == 3  # the claim that says so is none
 
 
 async def test_a_worker_that_was_superseded_stops(store: Store) -> None:
@@ -521,7 +565,127 @@ async def test_a_drain_hands_long_work_back(store: Store) -> None:
 
     state = await store.state(job_id)
     assert work.seconds >= 0.3
-    assert (state.stage, state.attempts, state.error_code) == (Stage.QUEUED, 0, "drained")
+    assert (state.stage, state.attempts, state.error_code) == (Stage.QUEUED, 0, None)
+
+
+async def test_a_job_that_is_claimed_while_the_worker_stops_is_handed_back(store: Store) -> None:
+    """The claim was on its way when SIGTERM came; nothing is begun, nothing is spent."""
+    job_id, stopping = await store.add("acme"), asyncio.Event()
+
+    class StopsMeanwhile(Line):
+        async def claim(self) -> Claim | None:
+            claim = await super().claim()
+            stopping.set()
+            return claim
+
+    work = Steps(store, [])
+    line, wake = StopsMeanwhile(store.attempts), asyncio.Event()
+    worker = Worker(line, work, wake, lambda _job_id: None, settings(), slots=1, group=DUMP.value)
+    await asyncio.wait_for(worker.run(stopping), timeout=5)
+
+    state = await store.state(job_id)
+    assert work.attempts == []
+    assert (state.stage, state.fence, state.attempts) == (Stage.QUEUED, 1, 0)
+
+
+async def test_a_drain_keeps_what_went_wrong_before(store: Store) -> None:
+    """The attempt before it failed; being stopped is no failure, and hides none."""
+    job_id, began, failed = await store.add("acme"), asyncio.Event(), list[None]()
+
+    async def fails_once(_claim: Claim, _progress: Progress) -> None:
+        if not failed:
+            failed.append(None)
+            raise TEMPORARY
+        began.set()
+        await asyncio.Event().wait()
+
+    async with working(store.attempts, fails_once, PGFERRY_DRAIN_SECONDS="0"):
+        await asyncio.wait_for(began.wait(), timeout=5)
+
+    state = await store.state(job_id)
+    assert (state.stage, state.attempts, state.error_code) == (Stage.QUEUED, 1, "timeout")
+
+
+# Cancelling
+
+
+async def test_a_cancel_stops_the_work_at_once(store: Store) -> None:
+    """By the nudge, long before the heartbeat; first the work ends, then the job, then its files."""
+    job_id, before, work = await store.add("acme"), counted("cancelled"), Endless()
+
+    async with working(store.attempts, work, PGFERRY_HEARTBEAT_SECONDS="20") as running:
+        await work.began.wait()
+        await store.cancel(job_id)
+        await ends(store, job_id, status=Status.CANCELLED, error_code="cancelled")
+        assert work.ended.is_set()
+
+    assert work.seconds < 2
+    assert running.discarded == [job_id]
+    assert counted("cancelled") == before + 1
+
+
+async def test_a_cancel_whose_nudge_was_lost_is_seen_at_the_heartbeat(store: Store) -> None:
+    """The nudge is only a hint."""
+    job_id, work = await store.add("acme"), Endless()
+
+    async with working(store.attempts, work):
+        await work.began.wait()
+        await store.ask_to_cancel(job_id)
+        await ends(store, job_id, status=Status.CANCELLED, stage=Stage.DUMPING)
+
+
+@pytest.mark.parametrize("error", [TEMPORARY, PermanentError("code", "No."), Unavailable("x", "Down.")])
+async def test_a_cancel_comes_before_however_else_the_attempt_ends(store: Store, error: Exception) -> None:
+    """It was asked for before the work failed: the job is neither tried again nor failed."""
+    job_id = await store.add("acme")
+
+    async def fails(_claim: Claim, _progress: Progress) -> None:
+        await store.ask_to_cancel(job_id)
+        raise error
+
+    async with working(store.attempts, fails, PGFERRY_HEARTBEAT_SECONDS="20"):
+        await ends(store, job_id, status=Status.CANCELLED)
+
+
+async def test_a_cancel_comes_before_a_dump_that_is_not_recorded_yet(store: Store) -> None:
+    """The final transaction finds the request and is refused; the job ends as was asked."""
+    job_id, before = await store.add("acme"), counted("lease_lost")
+
+    async def finishes(claim: Claim, progress: Progress) -> None:
+        progress.recording = True
+        await store.cancel(job_id)
+        await store.finish(claim)
+
+    async with working(store.attempts, finishes):
+        await ends(store, job_id, status=Status.CANCELLED)
+
+    assert counted("lease_lost") == before
+
+
+async def test_a_stopped_worker_cancels_what_was_to_be_cancelled(store: Store) -> None:
+    """A drain gives nothing back that nobody may have."""
+    job_id, work = await store.add("acme"), Endless()
+
+    async with working(
+        store.attempts, work, PGFERRY_HEARTBEAT_SECONDS="20", PGFERRY_DRAIN_SECONDS="0"
+    ) as running:
+        await work.began.wait()
+        await store.ask_to_cancel(job_id)
+
+    assert (await store.state(job_id)).status is Status.CANCELLED
+    assert running.discarded == [job_id]
+
+
+async def test_a_lost_lease_discards_nothing(store: Store) -> None:
+    """The files are the successor's now."""
+    job_id, work = await store.add("acme"), Endless()
+
+    async with working(store.attempts, work) as running:
+        await work.began.wait()
+        await store.take_over(job_id)
+        await asyncio.wait_for(work.ended.wait(), timeout=5)
+
+    assert running.discarded == []
 
 
 async def test_a_drain_lets_quick_work_finish(store: Store) -> None:
@@ -638,7 +802,13 @@ async def test_a_mistake_in_the_store_ends_the_worker(store: Store) -> None:
             raise ZeroDivisionError
 
     worker = Worker(
-        Broken(store.attempts), Steps(store, []), asyncio.Event(), settings(), slots=2, group=DUMP.value
+        Broken(store.attempts),
+        Steps(store, []),
+        asyncio.Event(),
+        discard=lambda _job_id: None,
+        settings=settings(),
+        slots=2,
+        group=DUMP.value,
     )
     with pytest.raises(ZeroDivisionError):
         await asyncio.wait_for(worker.run(asyncio.Event()), timeout=5)

@@ -1,4 +1,6 @@
-"""Whether PostgreSQL answers; without it the gateway can do nothing, without the broker it can."""
+"""Whether PostgreSQL answers: what a service reports as ready. Without it none can do anything, without the
+broker each can: jobs are in PostgreSQL, and `pgferry_amqp_connected` says how the broker is.
+"""
 
 import asyncio
 from dataclasses import dataclass
