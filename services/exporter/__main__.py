@@ -56,6 +56,7 @@ async def main(settings: ExporterSettings, stopping: asyncio.Event) -> None:
                 service=SERVICE,
                 owner=f"{socket.gethostname()}:{os.getpid()}",
                 lease_seconds=settings.lease_seconds,
+                at_most=settings.dumps_per_server,
             ),
             work=Export(database, spool, clients, settings),
             wake=wake,

@@ -32,6 +32,10 @@ class ExporterSettings(WorkerSettings):
     slots: int = Field(default=5, ge=1, le=64, alias="PGFERRY_EXPORTER_SLOTS")
     """Jobs at once in this process."""
 
+    dumps_per_server: int = Field(default=5, ge=1, le=1000, alias="PGFERRY_DUMPS_PER_SERVER")
+    """Jobs at once in all exporters together: each keeps two sessions of the tenants' server busy. As many as
+    one process has slots, so that a second one stands by and adds no load; give all processes the same."""
+
     part_size_bytes: int = Field(default=19 * MIB, ge=64 * 1024, le=20 * MIB, alias="PGFERRY_PART_SIZE_BYTES")
     """Largest part: a bot gets back at most 20 MiB of what it sent."""
 

@@ -23,17 +23,22 @@ from shared.storage.nudges import cancel_of
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """`service` names the dead-letter queue; `owner` is what operators see in `jobs.owner`."""
+    """`service` names the dead-letter queue; `owner` is what operators see in `jobs.owner`; `at_most` is how
+    many jobs of this half all processes together may hold.
+    """
 
     database: Database
     group: StageGroup
     service: str
     owner: str
     lease_seconds: float
+    at_most: int | None = None
 
     async def claim(self) -> Claim | None:
         async with self.database.session() as session:
-            return await session.jobs.claim(self.group, owner=self.owner, lease_seconds=self.lease_seconds)
+            return await session.jobs.claim(
+                self.group, owner=self.owner, lease_seconds=self.lease_seconds, at_most=self.at_most
+            )
 
     def watching(self, claim: Claim) -> AbstractContextManager[asyncio.Event]:
         return self.database.nudges.watching(cancel_of(claim.job_id))

@@ -32,6 +32,9 @@ _CLAIM = """
            AND (job.status = 'running' OR NOT EXISTS (
                    SELECT FROM control_plane.jobs AS other
                     WHERE other.project_id = job.project_id AND other.status = 'running'))
+           AND ($6::int IS NULL OR $6 > (
+                   SELECT count(*) FROM control_plane.jobs AS held
+                    WHERE held.status = 'running' AND held.stage = $2 AND held.lease_until >= now()))
          ORDER BY job.priority,
                   (SELECT max(other.claimed_at) FROM control_plane.jobs AS other
                     WHERE other.project_id = job.project_id) NULLS FIRST,
@@ -48,6 +51,9 @@ _CLAIM = """
      WHERE job.id = candidate.id
     RETURNING job.*
 """
+
+# Key space 3. A count is exact only if nobody else counts at the same time.
+_CLAIM_ALONE = "SELECT pg_advisory_xact_lock(3, 0)"
 
 _RENEW = """
     UPDATE control_plane.jobs
@@ -147,22 +153,36 @@ class Jobs:
         self.waits_for_dump = False
         self.waits_for_upload = False
 
-    async def claim(self, group: StageGroup, *, owner: str, lease_seconds: float) -> Claim | None:
-        """Take the best eligible job of this half, or None. Each statement is its own transaction.
+    async def claim(
+        self, group: StageGroup, *, owner: str, lease_seconds: float, at_most: int | None = None
+    ) -> Claim | None:
+        """Take the best eligible job of this half, or None.
+
+        With `at_most` also None while so many jobs of this half are held, by whichever process. All exporters
+        dump from one server, so that is the cap of the server. It is counted here, and no lock is taken on
+        the server itself, because then a job that finds no place there is not begun at all: it loses neither
+        attempt nor rank, nothing is handed back and tried again, and when a place is free the best job of
+        that moment has it.
 
         Two claims may both choose a pending job of one project; the loser chooses again, for its failure
         came after the other's commit.
         """
         half = HALVES[group]
+        arguments = (half.waiting, half.held, owner, lease_seconds, group.value, at_most)
         while True:
             before = time.monotonic()
             try:
-                record = await self._executor.fetchrow(
-                    _CLAIM, half.waiting, half.held, owner, lease_seconds, group.value
-                )
+                record = await self._claimed(*arguments)
             except asyncpg.UniqueViolationError:
                 continue
             return _claim(record, group, lease_seconds=lease_seconds, renewed_at=before) if record else None
+
+    async def _claimed(self, *arguments: object) -> asyncpg.Record | None:
+        if arguments[-1] is None:
+            return await self._executor.fetchrow(_CLAIM, *arguments)
+        async with self._executor.transaction():
+            await self._executor.execute(_CLAIM_ALONE)
+            return await self._executor.fetchrow(_CLAIM, *arguments)
 
     async def renew(self, claim: Claim, *, progress: Mapping[str, int] | None = None) -> None:
         """Lengthen the lease by its full time, counted on the database's clock."""
@@ -174,7 +194,7 @@ class Jobs:
         """Record the dump, whose spool prefix carries this fence, and let an uploader have the job."""
         record = DumpRecord.model_validate(dump.model_dump()).model_dump(mode="json")
         await self._fenced(_DUMPED, claim.job_id, claim.fence, record)
-        self.waits_for_upload = True
+        self.waits_for_upload = self.waits_for_dump = True  # there is a place on the server again
 
     async def stored(self, claim: Claim, *, backup_id: UUID) -> None:
         await self._fenced(_STORED, claim.job_id, claim.fence, backup_id)
@@ -190,16 +210,13 @@ class Jobs:
         sentence: str | None,
         give_back: bool = False,
     ) -> None:
-        """Put the job back to `stage` until the delay has passed; `give_back` returns the attempt.
-
-        Who waits is told only of a job that is due at once; of any other the poll learns in time.
-        """
+        """Put the job back to `stage` until the delay has passed; `give_back` returns the attempt."""
         returned = claim.group.value if give_back else None
         await self._fenced(
             _RETRY, claim.job_id, claim.fence, stage.value, delay_seconds, code, sentence, returned
         )
-        self.waits_for_dump = stage is Stage.QUEUED and delay_seconds <= 0
-        self.waits_for_upload = stage is Stage.DUMPED and delay_seconds <= 0
+        self.waits_for_dump = stage is Stage.QUEUED
+        self.waits_for_upload = stage is Stage.DUMPED
 
     async def failed(self, claim: Claim, *, code: str, sentence: str) -> Job:
         """Give the job up after `claim.attempts` of this half."""

@@ -69,11 +69,11 @@ def get_job(stack: Stack, project: str, job_id: UUID) -> dict[str, Any]:
     return data
 
 
-async def ask(database: Database, project: str) -> UUID:
+async def ask(database: Database, project: str, **options: object) -> UUID:
     """Accept a request as the gateway does; the command leaves by a relay of whoever runs."""
     request = Request(
         request_id=uuid4(),
-        options=ExportOptions(project_id=project),
+        options=ExportOptions.model_validate({"project_id": project, **options}),
         source=Source.CLI,
         actor="test",
         announce=True,

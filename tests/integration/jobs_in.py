@@ -55,10 +55,14 @@ async def add_job(database: Database, project_id: str = "acme", **options: objec
 
 
 async def claim(
-    database: Database, group: StageGroup = StageGroup.DUMP, *, lease_seconds: float = 60
+    database: Database,
+    group: StageGroup = StageGroup.DUMP,
+    *,
+    lease_seconds: float = 60,
+    at_most: int | None = None,
 ) -> Claim | None:
     async with database.session() as session:
-        return await session.jobs.claim(group, owner="tester", lease_seconds=lease_seconds)
+        return await session.jobs.claim(group, owner="tester", lease_seconds=lease_seconds, at_most=at_most)
 
 
 async def must_claim(database: Database, group: StageGroup = StageGroup.DUMP) -> Claim:

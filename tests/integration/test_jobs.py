@@ -17,7 +17,10 @@ from shared.contracts.messages import BackupFailed
 from shared.contracts.topology import DEAD, EVENTS
 from shared.contracts.verdict import Dead, HandBack, RetryAt
 from shared.storage.attempts import Attempts
+from shared.storage.cancel import cancel
 from shared.storage.database import Database
+from shared.storage.nudges import DUMP as NUDGE_DUMP
+from shared.storage.nudges import UPLOAD as NUDGE_UPLOAD
 from shared.storage.parts import Kind
 from tests.integration.jobs_in import (
     add_job,
@@ -219,6 +222,79 @@ async def test_a_claim_that_loses_its_project_to_another_takes_the_next_job(
 
 async def _somebody_waits_for_a_lock(connection: asyncpg.Connection) -> bool:
     return await connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)") is True
+
+
+async def test_all_processes_together_hold_no_more_than_the_server_takes(control_plane: Database) -> None:
+    """However many claim at once."""
+    for project in range(8):
+        await add_job(control_plane, f"project-{project}")
+
+    claims = await asyncio.gather(*(claim(control_plane, at_most=3) for _ in range(10)))
+
+    assert sum(held is not None for held in claims) == 3
+    assert await claim(control_plane, at_most=3) is None
+    assert await claim(control_plane, at_most=4) is not None
+
+
+@pytest.mark.parametrize("ends", ["dumped", "failed", "put back", "lapsed", "cancelled"])
+async def test_the_best_job_has_the_next_free_place(
+    control_plane: Database, connection: asyncpg.Connection, ends: str
+) -> None:
+    """However the one before it ended; what waited for a place has spent nothing and is told of it."""
+    await add_job(control_plane, "first")
+    held = await must_claim(control_plane)
+    waiting = await add_job(control_plane, "waits")
+    assert await claim(control_plane, at_most=1) is None
+    urgent = await add_job(control_plane, "urgent", priority="high")
+    told = control_plane.nudges.event(NUDGE_DUMP)
+    told.clear()
+
+    match ends:
+        case "dumped":
+            await dump(control_plane, held)
+        case "failed":
+            await _bury(control_plane, held)
+        case "put back":
+            await attempts_of(control_plane).retry(held, RetryAt(60, "timeout", "It took too long."))
+        case "lapsed":
+            await lapse(connection, held.job_id)
+            told.set()  # nobody was there to tell: it is found by the poll
+        case "cancelled":
+            await cancel(control_plane, held.job_id, actor="test")
+            await attempts_of(control_plane).obey_cancel(held)
+    next_held = await claim(control_plane, at_most=1)
+
+    assert told.is_set()
+    assert next_held is not None
+    assert next_held.job_id == urgent
+    assert await claim(control_plane, at_most=1) is None
+    assert (await find(control_plane, waiting)).fence == 0
+
+
+async def test_a_full_server_does_not_stop_the_uploads(control_plane: Database) -> None:
+    """The cap is that of dumps."""
+    await add_job(control_plane, "dumped")
+    await dump(control_plane, await must_claim(control_plane))
+    await add_job(control_plane, "held")
+    await must_claim(control_plane)
+
+    assert await claim(control_plane, at_most=1) is None
+    assert await claim(control_plane, UPLOAD) is not None
+
+
+@BOTH
+async def test_a_job_that_is_handed_back_is_told_to_those_who_wait(
+    control_plane: Database, group: StageGroup
+) -> None:
+    """Another process may begin it at once."""
+    held = await held_job(control_plane, group)
+    told = control_plane.nudges.event(NUDGE_DUMP if group is DUMP else NUDGE_UPLOAD)
+    told.clear()
+
+    await attempts_of(control_plane, group).hand_back(held, HandBack(0))
+
+    assert told.is_set()
+    assert (await find(control_plane, held.job_id)).error_code is None
 
 
 # Leases and fences
