@@ -107,6 +107,13 @@ COMPLAINTS = (
         (asyncpg.TooManyConnectionsError,),
     ),
     Complaint(
+        "tmp_full",
+        Follows.RETRIED,
+        "pg_dump found no room in /tmp: make room there, or ask for format sql.",
+        # Not the server's words; and pg_dump's output, a pipe, has no end of room.
+        re.compile("^pg_dump: error: could not write to output file: No space left on device"),
+    ),
+    Complaint(
         "server_exhausted",
         Follows.RETRIED,
         "The tenant server ran out of memory, locks or disk: {said}.",

@@ -6,9 +6,10 @@ Called by the worker for each claim. What makes a dump good is decided in `servi
 import asyncio
 import errno
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -18,10 +19,12 @@ from services.exporter.describe import Encrypted, describe
 from services.exporter.metrics import observe
 from services.exporter.pipeline import open_pipe, run_stages
 from services.exporter.probe import Identity, Probe, probing
+from services.exporter.room import Room, free_bytes, watched
 from services.exporter.settings import ExporterSettings
 from services.exporter.snapshot import Snapshot, hold_snapshot
 from services.exporter.stages import COMPRESS, COUNTERS, Cut, Encrypt, ReadAndCount, Stage
 from services.exporter.success import Streamed, require_whole
+from services.exporter.tar_counter import TarCounter
 from services.exporter.tenant import open_tenant
 from shared.contracts.envelope import envelope_of
 from shared.contracts.errors import Failure, LeaseLost, PermanentError, TemporaryError, Unavailable
@@ -42,12 +45,15 @@ class Export:
     spool: Spool
     clients: Sequence[pg_dump.Client]
     settings: ExporterSettings
+    free: Callable[[Path], int] = free_bytes
 
     async def __call__(self, claim: Claim, progress: Progress) -> None:
         """Dump, then record and announce it together. Raises a Failure, or LeaseLost."""
         schema = schema_of(await slug_of(self.database, claim.project_id))
         prefix = self.spool.prefix(claim.job_id, claim.fence)
         await asyncio.to_thread(self.spool.remove_older, claim.job_id, claim.fence)
+        with _writing():
+            await asyncio.to_thread(self._room().require_begin, claim.options.format)
         try:
             dump = await self._unless_swapped(claim, schema, prefix, progress)
             with _writing():
@@ -158,17 +164,24 @@ class Export:
     async def _stream(
         self, claim: Claim, command: pg_dump.DumpCommand, prefix: Prefix, progress: Progress
     ) -> Streamed:
-        plain = ReadAndCount(progress, COUNTERS[claim.options.format]())
-        cut = Cut(prefix, self.settings.part_size_bytes, progress)
+        room = self._room()
+        plain = ReadAndCount(progress, COUNTERS[claim.options.format](), room.require_raw)
+        cut = Cut(prefix, self.settings.part_size_bytes, progress, room.require_stored)
         compress = COMPRESS[claim.options.compression]
         encrypt = Encrypt(self.settings.age_recipients) if self.settings.age_recipients else None
         stages: list[Stage] = [stage for stage in (plain, compress, encrypt, cut) if stage is not None]
         source, output = open_pipe()
         async with pg_dump.running(command, output) as dump:
             with _writing():
-                await run_stages(stages, source, stop=dump.kill)
+                running = run_stages(stages, source, stop=dump.kill)
+                if isinstance(plain.counter, TarCounter):
+                    running = watched(running, room.watch(dump.process.pid, plain.counter))
+                await running
             exit_code, stderr = await dump.ended()
         return Streamed(plain, cut, exit_code, stderr)
+
+    def _room(self) -> Room:
+        return Room(self.settings, self.spool.root, self.free)
 
     def _command(self, claim: Claim, snapshot: Snapshot) -> pg_dump.DumpCommand:
         server_major = snapshot.connection.get_server_version().major

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from shared.runtime.settings import Separated, Url, WorkerSettings
 
 MIB = 1024 * 1024
+GIB = 1024 * MIB
 
 
 class ExporterSettings(WorkerSettings):
@@ -48,6 +49,18 @@ class ExporterSettings(WorkerSettings):
 
     dump_seconds: float = Field(default=1800, gt=0, le=86400, alias="PGFERRY_DUMP_SECONDS")
     """The longest a dump may take."""
+
+    max_raw_bytes: int = Field(default=10 * GIB, ge=1, alias="PGFERRY_MAX_RAW_BYTES")
+    """The largest dump before compression; a larger one fails its job."""
+
+    max_stored_bytes: int = Field(default=10 * GIB, ge=1, alias="PGFERRY_MAX_STORED_BYTES")
+    """The largest dump as it is stored; a larger one fails its job."""
+
+    spool_floor_bytes: int = Field(default=512 * MIB, ge=0, alias="PGFERRY_SPOOL_FLOOR_BYTES")
+    """What a dump leaves free on the spool's volume; where less is free the job is tried again later."""
+
+    tmp_floor_bytes: int = Field(default=256 * MIB, ge=0, alias="PGFERRY_TMP_FLOOR_BYTES")
+    """What a dump in format `tar` leaves free in /tmp, where pg_dump puts each table before it sends it."""
 
     admin_port: int = Field(default=9102, ge=0, le=65535, alias="PGFERRY_ADMIN_PORT")
     """Where health and metrics are."""

@@ -57,6 +57,14 @@ class Counter(Protocol):
         """Take the first `size` bytes of `piece`. Raises UnknownStream."""
 
 
+Require = Callable[[int], None]
+"""Raises a Failure when a stream may not grow to so many bytes."""
+
+
+def unlimited(_size_bytes: int) -> None:
+    """For whoever measures."""
+
+
 COUNTERS: dict[Format, Callable[[], Counter]] = {Format.SQL: CopyCounter, Format.TAR: TarCounter}
 
 
@@ -66,6 +74,7 @@ class ReadAndCount:
 
     progress: Progress
     counter: Counter = field(default_factory=CopyCounter)
+    require: Require = unlimited
     size_bytes: int = 0
     _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
@@ -73,6 +82,7 @@ class ReadAndCount:
         piece = bytearray(PIECE_BYTES)
         view = memoryview(piece)
         while size := source.readinto(view):
+            self.require(self.size_bytes + size)
             self.counter.feed(piece, size)
             self._digest.update(view[:size])
             self.size_bytes += size
@@ -140,6 +150,7 @@ class Cut:
     prefix: Prefix
     part_size_bytes: int
     progress: Progress
+    require: Require = unlimited
     parts: list[Part] = field(default_factory=list)
     size_bytes: int = 0
     _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
@@ -165,6 +176,7 @@ class Cut:
         with self.prefix.writing(part_name(index)) as file:
             piece = first
             while piece:
+                self.require(self.size_bytes + size + len(piece))
                 digest.update(piece)
                 self._digest.update(piece)
                 write_all(file, piece)
