@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sandbox.process import wait_until
+from sandbox.stack import allow_dump
 from services.exporter.export import Export
 from services.exporter.room import TMP, free_bytes
 from services.exporter.unnamed_files import unnamed_bytes
@@ -32,11 +34,12 @@ AT_ONCE_SECONDS = 10
 #: Rows for ever, as fast as they can be read.
 ENDLESS = 'printf \'%s\\n\' \'COPY "t"."a" ("b") FROM stdin;\'; exec base64 /dev/urandom'
 
+HALF_READ = '$REAL "$@" | { head -c 1500000; read -r < "$GATE"; cat; }'
+
 #: age's header has no fixed size.
 CLEAR = {"PGFERRY_AGE_RECIPIENTS": "", "PGFERRY_ALLOW_UNENCRYPTED": "true"}
 
 #: The archive's first bytes are out, a table waits in /tmp for a reader.
-LARGE_FIRST = """$REAL "$@" --table=tenant_acme.large | { read -r < "$GATE"; cat; }"""
 UNREAD = '$REAL "$@" | { read -r < "$GATE"; cat; }'
 
 
@@ -132,21 +135,42 @@ def as_text(settings: dict[str, int]) -> dict[str, str]:
 
 async def test_what_waits_in_tmp_counts_towards_the_raw_cap(plant: Plant, gate: Gate) -> None:
     """pg_dump writes each table of an archive there first: its output says nothing meanwhile."""
-    await plant.owner.execute(
-        """
-        CREATE TABLE tenant_acme.large AS SELECT repeat('x', 1000000) FROM generate_series(1, 2);
-        GRANT SELECT ON tenant_acme.large TO pgferry_dump
-        """
-    )
-    claim = await plant.claim(format="tar")
+    await add_large(plant)
+    claim = await plant.claim("large", format="tar")
 
     failure = await ended_at_once(
-        plant, claim, PGFERRY_MAX_RAW_BYTES="1500000", **plant.pg_dump(LARGE_FIRST, gate=gate)
+        plant, claim, PGFERRY_MAX_RAW_BYTES="1500000", **plant.pg_dump(UNREAD, gate=gate)
     )
 
     assert isinstance(failure, PermanentError)
     assert failure.code == "raw_limit"
     assert int(failure.sentence.split()[3]) > 2_000_000
+
+
+async def test_what_has_left_tmp_does_not_count_twice(plant: Plant, gate: Gate) -> None:
+    """While a table streams by, its file is still there."""
+    await add_large(plant)
+    volume = Volume(plant.folder / "nothing", 10**12)
+    export = on(volume, plant.export(PGFERRY_MAX_RAW_BYTES="2500000", **plant.pg_dump(HALF_READ, gate=gate)))
+    claim = await plant.claim("large", format="tar")
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(export(claim, Progress()))
+        await gate.reached()
+        await volume.looked_at_tmp_twice()
+        gate.open()
+
+    assert plant.prefix(claim).read_dump().rows == 2
+
+
+async def add_large(plant: Plant) -> None:
+    """A tenant with one table of 2 MB, which pg_dump writes first."""
+    await plant.owner.execute("CREATE SCHEMA tenant_large")
+    await plant.owner.execute(
+        "CREATE TABLE tenant_large.t AS SELECT repeat('x', 1000000) AS x FROM generate_series(1, 2)"
+    )
+    await allow_dump(plant.owner, "tenant_large")
+    await plant.add_project("large")
 
 
 @dataclass(slots=True)
@@ -166,6 +190,15 @@ class Volume:
         used = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
         self.least_bytes = min(self.least_bytes, self.capacity_bytes - used)
         return self.capacity_bytes - used
+
+    async def looked_at_tmp_twice(self) -> None:
+        """From now on: the first look may have begun before."""
+        wanted = self.looks.count(TMP) + 2
+
+        async def looked() -> bool:
+            return self.looks.count(TMP) >= wanted
+
+        await eventually(looked)
 
 
 def on(volume: Volume, export: Export) -> Export:
@@ -278,7 +311,7 @@ def test_files_without_a_name_are_found(tmp_path: Path) -> None:
         os.killpg(process.pid, 9)
         process.wait()
         process.stdout.close()
-    assert unnamed_bytes(process.pid) == 0
+    wait_until(lambda: unnamed_bytes(process.pid) == 0, seconds=10, what="the group is gone")
 
 
 def test_free_room_is_what_this_user_may_write(tmp_path: Path) -> None:
