@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from sandbox.bench.plant import BenchFailed
 from services.exporter.pg_dump import DumpCommand, without_password
-from shared.contracts.job import schema_of
+from shared.contracts.job import Format, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +52,7 @@ class PgDump:
     def _arguments(self) -> list[str]:
         command = DumpCommand(
             client=self.plant.client,
+            format=Format.SQL,
             url=self.plant.tenants_url(crowded=self.crowded),
             schema=schema_of(self.slug),
             snapshot="",
