@@ -78,6 +78,18 @@ async def create_crowd(connection: asyncpg.Connection, *, tables: int) -> None:
             await _run(connection, "crowd.sql")
 
 
+async def create_entangled_tenant(connection: asyncpg.Connection, *, slug: str) -> None:
+    """Make a tenant that needs, or has, one of everything that no dump of its schema carries.
+
+    Needs a superuser, and the schemas `public` and `shared_things`; makes roles `entangled_owner` and
+    `entangled_reader` of the whole server.
+    """
+    async with connection.transaction():
+        await _run(connection, "entangled_roles.sql")
+        await _enter_new_schema(connection, slug)
+        await _run(connection, "entangled.sql")
+
+
 async def _enter_new_schema(connection: asyncpg.Connection, slug: str) -> None:
     schema = await connection.fetchval("SELECT quote_ident($1)", f"tenant_{slug}")
     await connection.execute(f"CREATE SCHEMA {schema}")

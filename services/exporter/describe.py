@@ -2,17 +2,18 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyrage
 
+from services.exporter.facts import Found, Warned
 from services.exporter.pg_dump import DumpCommand
 from services.exporter.snapshot import Snapshot
 from services.exporter.stages import parsed_recipients
 from services.exporter.success import Streamed
 from shared.contracts.job import Claim
-from shared.contracts.manifest import Dump, Encryption, Facts, TableRows
+from shared.contracts.manifest import Dump, Encryption, TableRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,17 @@ def describe(
     snapshot: Snapshot,
     streamed: Streamed,
     *,
-    rows: Mapping[str, int],
+    found: Found,
     encrypted: Encrypted,
     duration_seconds: float,
 ) -> Dump:
     server = snapshot.connection.get_server_version()
-    facts = Facts(
-        tables=tuple(TableRows(name=name, rows=count) for name, count in rows.items()),
-        warnings=(*_left_out(snapshot), *streamed.stderr.splitlines()),
+    complaints = [Warned("pg_dump_said", line) for line in streamed.stderr.splitlines()]
+    facts = found.facts.model_copy(
+        update={
+            "tables": tuple(TableRows(name=name, rows=count) for name, count in found.rows.items()),
+            "warnings": tuple(warned.sentence for warned in (*found.warnings, *complaints)),
+        }
     )
     return Dump(
         job_id=claim.job_id,
@@ -64,8 +68,9 @@ def describe(
         plain=streamed.plain.plain,
         stored=streamed.cut.stored,
         parts=tuple(streamed.cut.parts),
-        tables=len(rows),
-        rows=sum(rows.values()),
+        tables=len(found.rows),
+        rows=sum(found.rows.values()),
+        warnings=found.counted(*complaints),
         facts=encrypted.sealed(facts.model_dump_json()),
     )
 
@@ -73,11 +78,3 @@ def describe(
 def fingerprint(recipient: str) -> str:
     """Enough to find the right key among several: 16 hex digits of SHA-256."""
     return hashlib.sha256(recipient.encode()).hexdigest()[:16]
-
-
-def _left_out(snapshot: Snapshot) -> list[str]:
-    return [
-        f"table {table.name} belongs to an extension and is not in the dump"
-        for table in snapshot.tables
-        if table.of_extension
-    ]

@@ -16,6 +16,7 @@ import structlog
 from services.exporter import pg_dump
 from services.exporter.copy_counter import UnknownStream
 from services.exporter.describe import Encrypted, describe
+from services.exporter.facts import Found, look_at
 from services.exporter.metrics import observe
 from services.exporter.pipeline import open_pipe, run_stages
 from services.exporter.probe import Identity, Probe, probing
@@ -65,6 +66,8 @@ class Export:
         await self._record(claim, dump, prefix)
         observe(dump)
         log.info("dumped", bytes=dump.plain.size_bytes, stored_bytes=dump.stored.size_bytes, rows=dump.rows)
+        if dump.warnings:
+            log.warning("the backup does not carry everything", warnings=dict(dump.warnings))
 
     async def _record(self, claim: Claim, dump: Dump, prefix: Prefix) -> None:
         """One transaction makes the dump visible. If its outcome is unknown, the files must stay."""
@@ -132,14 +135,14 @@ class Export:
             command = self._command(claim, snapshot)
             with _writing():
                 await asyncio.to_thread(prefix.create)
-            streamed, rows = await self._stream_and_count(claim, command, snapshot, prefix, progress)
-            require_whole(streamed, snapshot, rows)
+            streamed, found = await self._stream_and_count(claim, command, snapshot, prefix, progress)
+            require_whole(streamed, snapshot, found.rows)
             return describe(
                 claim,
                 command,
                 snapshot,
                 streamed,
-                rows=rows,
+                found=found,
                 encrypted=Encrypted(self.settings.age_recipients),
                 duration_seconds=time.monotonic() - started,
             )
@@ -151,9 +154,9 @@ class Export:
         snapshot: Snapshot,
         prefix: Prefix,
         progress: Progress,
-    ) -> tuple[Streamed, dict[str, int]]:
-        """The rows are counted in the snapshot beside the dump: before it they would add to its time."""
-        counting = asyncio.create_task(snapshot.count_rows())
+    ) -> tuple[Streamed, Found]:
+        """Facts and rows are read in the snapshot beside the dump: before it they would add to its time."""
+        counting = asyncio.create_task(look_at(snapshot))
         try:
             streamed = await self._stream(claim, command, prefix, progress)
             return streamed, await counting

@@ -4,6 +4,7 @@ The exporter writes `Dump`; the uploader adds the messages and makes the `Manife
 fetch` reads it. Sizes are bytes, times UTC, hashes lower-case hexadecimal SHA-256.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -48,11 +49,62 @@ class TableRows(Document):
     rows: NonNegativeInt
 
 
+class Extension(Document):
+    """Needed by something in the schema; `sql` makes it in the target, before the restore."""
+
+    name: str
+    schema_name: str
+    version: str
+    sql: str
+
+
+class RowSecurity(Document):
+    """A table whose rows policies filter; the policies themselves are in the dump."""
+
+    table: str
+    forced: bool
+    policies: NonNegativeInt
+
+
+class LargeObjects(Document):
+    """Columns that may refer to large objects, and how many the database has: no schema's dump holds them."""
+
+    columns: tuple[str, ...] = ()
+    in_database: NonNegativeInt = 0
+
+
+class Locale(Document):
+    """Of the source database: a text sorts by it, so a unique index may see two texts as one elsewhere."""
+
+    encoding: str
+    collate: str
+    ctype: str
+    provider: str
+    locale: str | None = None
+
+
 class Facts(Document):
-    """What the backup holds and what it could not carry: for the owner of the data only."""
+    """What the backup holds and what it could not carry: for the owner of the data only.
+
+    `owners` and `grants` are statements to run after a restore, in this order, where the roles exist.
+    """
 
     tables: tuple[TableRows, ...]
     warnings: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    materialized_views: tuple[str, ...] = ()
+    sequences: tuple[str, ...] = ()
+    foreign_tables: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    extensions: tuple[Extension, ...] = ()
+    references: tuple[str, ...] = ()
+    """What the dump needs outside of its schema: `table tenant_a.orders → table public.countries`."""
+    row_security: tuple[RowSecurity, ...] = ()
+    large_objects: LargeObjects = LargeObjects()
+    owners: tuple[str, ...] = ()
+    grants: tuple[str, ...] = ()
+    locale: Locale | None = None
 
 
 class DumpRecord(Document):
@@ -73,6 +125,8 @@ class DumpRecord(Document):
     stored: Stream
     tables: NonNegativeInt
     rows: NonNegativeInt
+    warnings: Mapping[str, int] = {}
+    """How many warnings of each code; their sentences, which name things, are in the facts."""
     facts: str
     """`Facts` as JSON: base64 of an age file when `encryption` is set, else the JSON text itself."""
 
