@@ -227,9 +227,13 @@ class Plant:
         return await self.sessions() == []
 
     async def ends_session(self, query: str) -> None:
-        """End the one whose last statement is like this, and wait until it is gone."""
-        ended = await self.owner.fetch(_END_SESSIONS, query)
-        assert [gone for (gone,) in ended] == [True]
+        """End the one whose last statement is like this, as soon as it is, and wait until it is gone."""
+
+        async def ended() -> bool:
+            found = await self.owner.fetch(_END_SESSIONS, query)
+            return [gone for (gone,) in found] == [True]
+
+        await eventually(ended)
 
     async def waits_for_lock(self) -> bool:
         return any(session["wait_event_type"] == "Lock" for session in await self.sessions())
