@@ -58,7 +58,6 @@ class PgDump:
             snapshot="",
             lock_seconds=30,
             application_name="bench",
-            format=Format.SQL,
         )
         kept = [argument for argument in command.arguments() if not argument.startswith(_REPLACED)]
         return [*kept, f"--format={self.form}"]
