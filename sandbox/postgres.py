@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
 from urllib.parse import quote
@@ -49,20 +50,45 @@ def newest_bin_directory() -> Path:
     return max(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.parent.name)])
 
 
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """Programs of PostgreSQL that may be moved, as long as `folders` of `root` keep their places."""
+
+    root: Path
+    folders: tuple[str, ...]
+    programs: str  #: the folder of the programs, from `root`
+
+    @property
+    def bin_directory(self) -> Path:
+        return self.root / self.programs
+
+    def copied_to(self, root: Path) -> Installation:
+        for folder in self.folders:
+            shutil.copytree(self.root / folder, root / folder, symlinks=True)
+        return replace(self, root=root)
+
+
 class PostgresServer:
     """One server, initialised when it is made; TCP logins need the password (SCRAM), no query is fsynced.
 
     A given `directory` must not exist and must be reachable for the user `postgres`; it becomes the
-    server's and is removed with it. `settings` override those of postgresql.conf.
+    server's and is removed with it. `settings` override those of postgresql.conf. The programs are those of
+    `installation`, or the system's newest.
     """
 
-    def __init__(self, directory: Path | None = None, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+        installation: Installation | None = None,
+    ) -> None:
         self.port = free_port()
         self.password = secrets.token_hex(16)
-        self._bin = newest_bin_directory()
         self._user = SUPERUSER if os.geteuid() == 0 else None
         self._child: Child | None = None
         self._scratch = ScratchDirectory(directory, prefix="pgferry-postgres-")
+        self._bin = self._own(installation) if installation else newest_bin_directory()
         self._data = self.directory / "data"
         try:
             self._initialise({**_SETTINGS, **(settings or {})})
@@ -156,6 +182,12 @@ class PostgresServer:
         addresses = {"port": str(self.port), "unix_socket_directories": str(self.directory)}
         with (self._data / "postgresql.conf").open("a") as configuration:
             configuration.writelines(_line(*setting) for setting in {**settings, **addresses}.items())
+
+    def _own(self, installation: Installation) -> Path:
+        """Copied to where the user `postgres` reaches it: a home or a working copy of root's may be closed."""
+        if self._user is not None:
+            installation = installation.copied_to(self.directory / "installation")
+        return installation.bin_directory
 
     def _run_initdb(self, password_file: Path) -> None:
         initdb = ["/usr/bin/setpriv", *as_user(self._user), str(self._bin / "initdb")]
