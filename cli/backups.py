@@ -27,6 +27,8 @@ _DECOMPRESS = {Compression.ZSTD: ["zstd -d"], Compression.GZIP: ["gzip -d"], Com
 #: An archive names owners and tablespaces whatever pg_dump was told.
 _AS_SQL = {Format.SQL: [], Format.TAR: ["pg_restore --no-owner --no-tablespaces -f -"]}
 
+_FIRST_WITH_TRANSACTION_TIMEOUT = 17
+
 
 @app.command("list")
 def list_backups(
@@ -89,6 +91,7 @@ def fetch(
     parts, size = counted(len(manifest.parts), "part"), size_of(manifest.dump.stored.size_bytes)
     typer.echo(f"{parts}, {size}, checked, in {to}", err=True)
     typer.echo(restore_lines(manifest, to))
+    typer.echo(note_for_older_servers(manifest.dump.client_version), err=True, nl=False)
 
 
 def restore_lines(manifest: Manifest, folder: Path) -> str:
@@ -104,6 +107,16 @@ def restore_lines(manifest: Manifest, folder: Path) -> str:
         'psql -X -v ON_ERROR_STOP=1 --single-transaction "$TARGET_URL"',
     ]
     return f"cd {shlex.quote(str(folder))} &&\nsha256sum -c SHA256SUMS &&\n" + " | ".join(steps)
+
+
+def note_for_older_servers(client_version: str) -> str:
+    """What to add for a server that does not know each setting in the header of this client's dump."""
+    if int(client_version.split(".", maxsplit=1)[0]) < _FIRST_WITH_TRANSACTION_TIMEOUT:
+        return ""
+    return (
+        f"Into a server older than PostgreSQL {_FIRST_WITH_TRANSACTION_TIMEOUT} put this before psql: "
+        "sed '1,25{/^SET transaction_timeout = 0;$/d}' |\n"
+    )
 
 
 async def _list(project: str | None, limit: int) -> list[Backup]:

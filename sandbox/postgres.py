@@ -184,7 +184,7 @@ class PostgresServer:
             configuration.writelines(_line(*setting) for setting in {**settings, **addresses}.items())
 
     def _own(self, installation: Installation) -> Path:
-        """Copied to where the user `postgres` reaches it: a home or a working copy of root's may be closed."""
+        """Copied to where the user `postgres` may reach it: root's home or working copy need not be open."""
         if self._user is not None:
             installation = installation.copied_to(self.directory / "installation")
         return installation.bin_directory

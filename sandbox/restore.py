@@ -7,6 +7,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+#: Only of the header, where nothing of the tenant's can stand yet.
+WITHOUT_NEWER_SETTINGS = "sed '1,25{/^SET transaction_timeout = 0;$/d}'"
+
 
 class RestoreFailed(RuntimeError):
     """A command ended with an error; the text holds what it said."""
@@ -36,10 +39,11 @@ class Fetched:
     def check(self) -> None:
         self._run("sha256sum -c --quiet SHA256SUMS")
 
-    def restore_into(self, url: str) -> None:
-        """Into an empty database: all of it or nothing."""
+    def restore_into(self, url: str, *, older_server: bool = False) -> None:
+        """Into an empty database: all of it or nothing. An `older_server` than the dump's client."""
+        stream = f"{self.stream} | {WITHOUT_NEWER_SETTINGS}" if older_server else self.stream
         self._run(
-            f'{self.stream} | psql -X -q -v ON_ERROR_STOP=1 --single-transaction "$TARGET_URL" >/dev/null',
+            f'{stream} | psql -X -q -v ON_ERROR_STOP=1 --single-transaction "$TARGET_URL" >/dev/null',
             url,
         )
 

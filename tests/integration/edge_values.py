@@ -3,6 +3,7 @@
 The floor is PostgreSQL 14, so the intervals have no infinity.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 #: Line ends, end markers and escapes of COPY, quotes of SQL, and what breaks a careless reader of either.
@@ -167,3 +168,19 @@ def quoted(name: str) -> str:
 
 
 TYPES = tuple(Type.of(sql, *texts) for sql, texts in _EDGES.items())
+
+
+def every_type(types: Sequence[Type]) -> list[str]:
+    """Two tables with a column for each type and for arrays of it, and a row for each value."""
+    return [
+        statement
+        for table, columns in (("scalars", types), ("arrays", [type_.arrays for type_ in types]))
+        for statement in _one_table(table, columns)
+    ]
+
+
+def _one_table(name: str, types: Sequence[Type]) -> Iterator[str]:
+    yield f"CREATE TABLE {name} ({', '.join(f'c{at} {type_.sql}' for at, type_ in enumerate(types))})"
+    for at, type_ in enumerate(types):
+        for value in type_.values:
+            yield f"INSERT INTO {name} (c{at}) VALUES ({value})"

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from cli.backups import note_for_older_servers
+from sandbox.restore import WITHOUT_NEWER_SETTINGS
 from shared.contracts.job import MOVES
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,3 +36,10 @@ def test_links_between_documents_lead_somewhere() -> None:
     for document in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_filter_for_older_servers_is_the_tried_one() -> None:
+    """The restore page and `pgferry backups fetch` print it, and only for dumps that need it."""
+    assert f"| {WITHOUT_NEWER_SETTINGS} |" in (REPOSITORY / "docs" / "restore.md").read_text(encoding="utf-8")
+    assert WITHOUT_NEWER_SETTINGS in note_for_older_servers("17.2 (Debian 17.2-1)")
+    assert note_for_older_servers("16.14") == ""
