@@ -7,15 +7,21 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from io import FileIO
+
+import structlog
 
 from services.exporter.stages import Stage
 
 #: A pipe of 64 KiB makes writer and reader wake each other 16 times as often.
 PIPE_BYTES = 1024 * 1024
+#: Time that threads have to end once their input has ended.
+FROZEN_SECONDS = 5.0
+
+log = structlog.get_logger(__name__)
 
 
 def open_pipe() -> tuple[FileIO, FileIO]:
@@ -30,22 +36,20 @@ async def run_stages(stages: Sequence[Stage], source: FileIO, *, stop: Callable[
     """Pass `source` through all stages. Returns when every thread has ended.
 
     `stop` ends what feeds `source`; it is called when a stage fails and when this is cancelled, since
-    threads end only with their input. Raises the error of the stage that failed of itself: one that
-    merely lost its neighbour (BrokenPipeError) is not the cause.
+    threads end only with their input. One that even then does not end, for it waits on a disk that does not
+    answer, is left behind after a while: the tenant's locks are not to wait for it. Raises the error of the
+    stage that failed of itself: one that merely lost its neighbour (BrokenPipeError) is not the cause.
     """
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(max_workers=len(stages), thread_name_prefix="stage") as threads:
-        runs = [
-            loop.run_in_executor(threads, _run, stage, *ends)
-            for stage, ends in zip(stages, _joined(source, len(stages)), strict=True)
-        ]
-        try:
-            await asyncio.wait(runs, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            if not all(run.done() and run.exception() is None for run in runs):
-                stop()
-            await asyncio.wait(runs)
-    errors = [error for run in runs if (error := run.exception()) is not None]
+    runs = [_begin(stage, *ends) for stage, ends in zip(stages, _joined(source, len(stages)), strict=True)]
+    try:
+        await asyncio.wait(runs, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        if not all(run.done() and run.exception() is None for run in runs):
+            stop()
+            _, frozen = await asyncio.wait(runs, timeout=FROZEN_SECONDS)
+            if frozen:
+                log.warning("stages do not end and are left behind", stages=len(frozen))
+    errors = [error for run in runs if run.done() and (error := run.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, BrokenPipeError)):
         raise error
 
@@ -66,6 +70,33 @@ def _joined(source: FileIO, stages: int) -> list[tuple[FileIO, FileIO]]:
     return list(zip(sources, sinks, strict=True))
 
 
-def _run(stage: Stage, source: FileIO, sink: FileIO) -> None:
-    with source, sink:
-        stage(source, sink)
+def _begin(stage: Stage, source: FileIO, sink: FileIO) -> asyncio.Future[None]:
+    """Run the stage in a thread that keeps nobody waiting, the end of the process included."""
+    loop = asyncio.get_running_loop()
+    run = loop.create_future()
+    run.add_done_callback(asyncio.Future.exception)  # of one that is left behind nobody asks
+
+    def run_stage() -> None:
+        error: BaseException | None = None
+        try:
+            with source, sink:
+                stage(source, sink)
+        except BaseException as raised:  # noqa: BLE001 - for whoever waits
+            error = raised
+        with contextlib.suppress(RuntimeError):  # it was left behind, and the loop is gone
+            loop.call_soon_threadsafe(_settle, run, error)
+
+    try:
+        threading.Thread(target=run_stage, name="stage", daemon=True).start()
+    except RuntimeError as error:  # no thread to be had: to the neighbours it is as if the stage had failed
+        source.close()
+        sink.close()
+        _settle(run, error)
+    return run
+
+
+def _settle(run: asyncio.Future[None], error: BaseException | None) -> None:
+    if error is None:
+        run.set_result(None)
+    else:
+        run.set_exception(error)

@@ -60,7 +60,9 @@ async def _nothing_is_left() -> AsyncIterator[None]:
     """Whatever happened, every thread has ended and every pipe is closed."""
     descriptors = len(open_descriptors())
     yield
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("stage")]
+    wait_until(
+        lambda: "stage" not in {thread.name for thread in threading.enumerate()}, seconds=5, what="ended"
+    )
     assert len(open_descriptors()) == descriptors
 
 
@@ -303,6 +305,49 @@ async def test_too_few_descriptors_do_not_block_the_process(prefix: Prefix) -> N
 
     with descriptors_left(6), pytest.raises(OSError, match="Too many open files"):
         await pipeline.run(ENDLESS, [no_pipe_for, no_pipe_for, no_pipe_for])
+
+
+async def test_a_thread_that_cannot_be_started_ends_the_dump(prefix: Prefix) -> None:
+    """As a stage that fails does: the program and the threads that run end, and the process goes on."""
+    pipeline = Pipeline(prefix)
+
+    class Exhausting(list[Stage]):
+        """While it hands out the second stage no thread can be started."""
+
+        def __iter__(self) -> Iterator[Stage]:
+            yield self[0]
+            before = threading.stack_size(1 << 47)
+            yield self[1]
+            threading.stack_size(before)
+
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        await pipeline.run(ENDLESS, Exhausting([pipeline.plain, pipeline.cut]))
+
+    assert pipeline.exit_code != 0
+
+
+async def test_a_stage_that_never_ends_is_left_behind(
+    prefix: Prefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a disk that does not answer: program and caller do not wait with it."""
+    monkeypatch.setattr("services.exporter.pipeline.FROZEN_SECONDS", 0.2)
+    pipeline = Pipeline(prefix)
+    frozen, thaws = threading.Event(), threading.Event()
+
+    def freezes(source: FileIO, _sink: FileIO) -> None:
+        source.read(1)
+        frozen.set()
+        thaws.wait()
+
+    running = asyncio.create_task(pipeline.run(ENDLESS, [freezes]))
+    await asyncio.to_thread(frozen.wait, 10)
+    running.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.gather(running, return_exceptions=True)
+    thaws.set()
+
+    assert running.cancelled()
+    assert pipeline.exit_code != 0
 
 
 @contextmanager
