@@ -19,7 +19,7 @@ from services.exporter.stages import Stage
 #: A pipe of 64 KiB makes writer and reader wake each other 16 times as often.
 PIPE_BYTES = 1024 * 1024
 #: Time that threads have to end once their input has ended.
-FROZEN_SECONDS = 5.0
+FROZEN_SECONDS = 3.0
 
 log = structlog.get_logger(__name__)
 
