@@ -117,7 +117,7 @@ COMPLAINTS = (
         "server_exhausted",
         Follows.RETRIED,
         "The tenant server ran out of memory, locks or disk: {said}.",
-        re.compile("out of shared memory|out of memory|No space left on device"),
+        re.compile("(ERROR|FATAL): .*(out of shared memory|out of memory|No space left on device)"),
         (asyncpg.InsufficientResourcesError,),
     ),
     Complaint(

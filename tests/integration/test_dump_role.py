@@ -64,7 +64,7 @@ async def run_sql(url: str, name: str, **variables: str) -> None:
     settings = [f"--set={key}={value}" for key, value in {"ON_ERROR_STOP": "1", **variables}.items()]
     done = await asyncio.to_thread(
         subprocess.run,
-        [newest_bin_directory() / "psql", "-X", "-q", *settings, "-f", SQL / name, url],
+        [str(newest_bin_directory() / "psql"), "-X", "-q", *settings, "-f", str(SQL / name), url],
         capture_output=True,
         text=True,
         check=False,

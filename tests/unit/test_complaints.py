@@ -38,6 +38,12 @@ FAILED = 'pg_dump: error: connection to server at "10.0.0.1", port 5432 failed: 
             "pg_dump: error: query failed: ERROR:  out of shared memory\nHINT:  You might need",
             "server_exhausted",
         ),
+        (
+            'pg_dump: error: query failed: ERROR:  could not write to file "base/pgsql_tmp": '
+            "No space left on device",
+            "server_exhausted",
+        ),
+        ("pg_dump: error: could not write to output file: No space left on device", "tmp_full"),
         ('pg_dump: error: query failed: ERROR:  relation "a.b" does not exist', "tables_changed"),
         (
             "pg_dump: error: query failed: FATAL:  terminating connection due to administrator command",
