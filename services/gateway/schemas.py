@@ -103,6 +103,8 @@ class JobResult(Answer):
     server_version: str
     client_version: str
     duration_seconds: float
+    warnings: dict[str, int]
+    """How many things of each kind the dump does not carry; docs/export.md lists the kinds."""
 
     @classmethod
     def of(cls, dump: DumpRecord) -> Self:
@@ -115,6 +117,7 @@ class JobResult(Answer):
             server_version=dump.server_version,
             client_version=dump.client_version,
             duration_seconds=dump.duration_seconds,
+            warnings=dict(dump.warnings),
         )
 
 

@@ -114,6 +114,7 @@ async def test_a_running_job_shows_its_progress_and_a_dumped_one_its_result(
         "rows": 50,
         "server_version": "15.18",
         "client_version": "15.18",
+        "warnings": {"extension_needed": 2},
         "duration_seconds": 1.5,
     }
 
@@ -131,6 +132,7 @@ def _dump(project: str, job_id: UUID, fence: int) -> Dump:
         duration_seconds=1.5,
         server_version="15.18",
         client_version="15.18",
+        warnings={"extension_needed": 2},
         plain=Stream(size_bytes=1000, sha256="a" * 64),
         stored=Stream(size_bytes=300, sha256="b" * 64),
         tables=4,
