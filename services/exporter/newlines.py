@@ -8,7 +8,8 @@ from isal import isal_zlib
 #: Every byte becomes 0, a newline becomes 1.
 _NEWLINES = bytes(byte == ord("\n") for byte in range(256))
 
-#: Adler-32's lower half is 1 + the sum of the bytes, modulo 65,521: exact for so few bytes of 0 and 1.
+#: Adler-32's lower half is 1 + the sum of the bytes, modulo 65,521: exact for so few bytes of 0 and 1. Copies
+#: of this size also stay in the processor's cache; of a whole piece they cost three times as much.
 _STEP_BYTES = 32 * 1024
 _SUM = 0xFFFF
 
@@ -19,6 +20,10 @@ def count_newlines(piece: bytearray, start: int, end: int) -> int:
     """In `piece[start:end]`."""
     if end - start < _SHORT_BYTES:
         return piece.count(b"\n", start, end)
-    marks = memoryview(piece[start:end].translate(_NEWLINES))
-    steps = range(0, len(marks), _STEP_BYTES)
-    return sum((isal_zlib.adler32(marks[step : step + _STEP_BYTES]) & _SUM) - 1 for step in steps)
+    return sum(
+        _in_step(piece[step : min(step + _STEP_BYTES, end)]) for step in range(start, end, _STEP_BYTES)
+    )
+
+
+def _in_step(step: bytearray) -> int:
+    return (isal_zlib.adler32(step.translate(_NEWLINES)) & _SUM) - 1
