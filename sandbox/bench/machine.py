@@ -24,7 +24,7 @@ async def machine_facts(plant: Plant) -> dict[str, str]:
         "Python": platform.python_version(),
         "PostgreSQL": server_version.partition(" ")[0],
         "pg_dump": plant.client.version,
-        "zstd": f"{_version('zstd', '--version')} (program), level {stages.ZSTD_LEVEL} in both",
+        "zstd": f"{_version('zstd', '--version')} beside pg_dump, level {stages.ZSTD_LEVEL} in pgferry",
         "load before": f"{os.getloadavg()[0]:.2f}",
     }
 

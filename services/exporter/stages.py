@@ -30,8 +30,11 @@ if sys.version_info >= (3, 14):
 else:
     from backports.zstd import ZstdCompressor
 
-PIECE_BYTES = 1024 * 1024
-ZSTD_LEVEL = 3
+#: Small enough to stay in the processor's cache from one pass to the next, large enough for few calls.
+PIECE_BYTES = 256 * 1024
+#: Measured on dumps (docs/performance.md): level 3 takes 1.8 times the processor time for 4 % less, and its one
+#: thread would be slower than pg_dump on some machines.
+ZSTD_LEVEL = 1
 GZIP_LEVEL = 1
 GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
 
