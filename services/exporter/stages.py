@@ -32,8 +32,8 @@ else:
 
 #: Small enough to stay in the processor's cache from one pass to the next, large enough for few calls.
 PIECE_BYTES = 256 * 1024
-#: Measured (docs/performance.md): level 3 takes 1.8 times the processor time for 4 % less, and its thread is
-#: then about as slow as the server.
+#: Measured (docs/performance.md): level 3 takes 1.4 times the processor time for 4 % less, on a busy machine
+#: more than twice, and its thread is then as slow as the server.
 ZSTD_LEVEL = 1
 GZIP_LEVEL = 1
 GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
