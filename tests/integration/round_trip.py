@@ -60,9 +60,9 @@ class RoundTrip:
     target: str
     programs: Path  #: the folder of the pg_dump that describes both
 
-    async def __call__(self, make: Make) -> Comparison:
+    async def __call__(self, make: Make, form: Format = Format.SQL) -> Comparison:
         """How the copy differs; what pg_dump says of both must be the same."""
-        async with self.exported(make) as claim, self.copy() as copy:
+        async with self.exported(make, archive=form) as claim, self.copy() as copy:
             self.plant.fetched(claim).restore_into(self.target)
             return await self.compared(copy, claim)
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from sandbox.tenants import create_everything
+from shared.contracts.job import Format
 from tests.integration.edge_values import TYPES, WITHOUT_INPUT, every_type
 from tests.integration.export_plant import plant_on
 from tests.integration.generated_schemas import schemas
@@ -44,12 +46,12 @@ async def round_trip(
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-@given(statements=schemas())
+@given(statements=schemas(), form=st.sampled_from(Format))
 async def test_a_generated_schema_comes_back_equal(
-    round_trip: RoundTrip, statements: tuple[str, ...]
+    round_trip: RoundTrip, statements: tuple[str, ...], form: Format
 ) -> None:
     """In rows, in definitions, and in what pg_dump says of it."""
-    comparison = await round_trip(Statements(statements))
+    comparison = await round_trip(Statements(statements), form)
 
     assert comparison.differences == ()
 
@@ -62,19 +64,21 @@ _BUILT_IN = """
 """
 
 
-async def test_every_built_in_type_comes_back_equal(round_trip: RoundTrip) -> None:
+@pytest.mark.parametrize("form", Format, ids=str)
+async def test_every_built_in_type_comes_back_equal(round_trip: RoundTrip, form: Format) -> None:
     """With the values at its edges, alone and in arrays; the server's catalog says which types there are."""
     left_out = await round_trip.owner.fetch(_BUILT_IN, [type_.sql for type_ in TYPES])
     assert {name for (name,) in left_out} == WITHOUT_INPUT
 
-    comparison = await round_trip(Statements(every_type(TYPES)))
+    comparison = await round_trip(Statements(every_type(TYPES)), form)
 
     assert comparison.differences == ()
 
 
-async def test_one_of_everything_comes_back_equal(round_trip: RoundTrip) -> None:
+@pytest.mark.parametrize("form", Format, ids=str)
+async def test_one_of_everything_comes_back_equal(round_trip: RoundTrip, form: Format) -> None:
     """A fixed schema with what the generated ones have and what they hardly meet."""
-    comparison = await round_trip(create_everything)
+    comparison = await round_trip(create_everything, form)
 
     assert comparison.differences == ()
     assert (comparison.tables, comparison.views) == (16, 5)
