@@ -24,8 +24,12 @@ BackupId = Annotated[UUID, typer.Argument(help="As `pgferry backups list` shows 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 _DECOMPRESS = {Compression.ZSTD: ["zstd -d"], Compression.GZIP: ["gzip -d"], Compression.NONE: []}
-#: An archive names owners and tablespaces whatever pg_dump was told.
-_AS_SQL = {Format.SQL: [], Format.TAR: ["pg_restore --no-owner --no-tablespaces -f -"]}
+#: An archive names owners and tablespaces whatever pg_dump was told. pg_restore leaves its end unread, by
+#: which the program before it would fail: `cat` reads it.
+_AS_SQL = {
+    Format.SQL: [],
+    Format.TAR: ["(pg_restore --no-owner --no-tablespaces -f - && cat >/dev/null)"],
+}
 
 _FIRST_WITH_TRANSACTION_TIMEOUT = 17
 

@@ -33,7 +33,7 @@ class Fetched:
         if self.decompress:
             steps.append(self.decompress)
         if self.is_archive:
-            steps.append("pg_restore --no-owner --no-tablespaces -f -")
+            steps.append("(pg_restore --no-owner --no-tablespaces -f - && cat >/dev/null)")
         return " | ".join(steps)
 
     def check(self) -> None:
