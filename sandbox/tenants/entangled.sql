@@ -50,6 +50,7 @@ CREATE PUBLICATION entangled_schema FOR TABLES IN SCHEMA tenant_entangled;
 SELECT lo_create(0);
 SET LOCAL allow_system_table_mods = on;
 INSERT INTO pg_seclabel VALUES ('pictures'::regclass, 'pg_class'::regclass, 0, 'sandbox', 'secret');
+INSERT INTO pg_subscription_rel VALUES (4242, 'pictures'::regclass, 'r', NULL);
 SET LOCAL allow_system_table_mods = off;
 
 DO $$

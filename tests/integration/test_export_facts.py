@@ -135,6 +135,7 @@ CODES = {
     "reference_outside": 5,
     "role_needed": 1,
     "security_label": 1,
+    "subscription": 1,
 }
 
 
