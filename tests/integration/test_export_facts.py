@@ -179,6 +179,11 @@ async def test_owners_and_grants_can_be_applied_again(
         await target.close()
 
     assert before.facts.grants == ()
+    assert {
+        "REVOKE USAGE ON TYPE tenant_entangled.mood FROM PUBLIC",
+        "REVOKE EXECUTE ON ROUTINE tenant_entangled.greet(pg_catalog.text,integer) FROM PUBLIC",
+        "GRANT SELECT ON TABLE tenant_entangled.pictures TO entangled_reader WITH GRANT OPTION",
+    } <= set(facts.grants)
     assert after.facts.owners == facts.owners
     assert after.facts.grants == facts.grants
     assert after.facts.references == facts.references
