@@ -102,8 +102,7 @@ class PostgresServer:
 
     def url(self, database: str = "postgres", user: str | None = None, password: str | None = None) -> str:
         """Where to connect over TCP; without `user`, as the superuser."""
-        login = f"{quote(user or SUPERUSER, safe='')}:{quote(password or self.password, safe='')}"
-        return f"postgresql://{login}@127.0.0.1:{self.port}/{quote(database, safe='')}"
+        return login_url(self.port, database, user or SUPERUSER, password or self.password)
 
     def start(self) -> None:
         """Start and wait until the server accepts connections."""
@@ -225,6 +224,12 @@ class PostgresServer:
             subprocess.run(
                 ["/usr/bin/ipcrm", "--shmem-id", segment.split()[1]], check=False, capture_output=True
             )
+
+
+def login_url(port: int, database: str, user: str, password: str) -> str:
+    """Of a server on the loopback."""
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    return f"postgresql://{login}@127.0.0.1:{port}/{quote(database, safe='')}"
 
 
 def _line(name: str, value: str) -> str:

@@ -215,9 +215,9 @@ class RabbitMqServer:
         }
 
     def _configure(self, vhosts: Sequence[str]) -> None:
-        definitions = self.directory / "definitions.json"
-        definitions.write_text(json.dumps(_definitions(self.password, ["/", *vhosts])))
-        configuration = f"{_CONFIGURATION}load_definitions = {definitions}\n"
+        file = self.directory / "definitions.json"
+        file.write_text(json.dumps(definitions(self.password, ["/", *vhosts])))
+        configuration = f"{_CONFIGURATION}load_definitions = {file}\n"
         (self.directory / "rabbitmq.conf").write_text(configuration)
         (self.directory / "enabled_plugins").write_text("[].\n")
 
@@ -247,7 +247,8 @@ def _accepts(port: int, *, say: bytes = b"") -> bool:
         return False
 
 
-def _definitions(password: str, vhosts: Sequence[str]) -> dict[str, object]:
+def definitions(password: str, vhosts: Sequence[str]) -> dict[str, object]:
+    """The user with all rights on these vhosts, for RabbitMQ to import."""
     salt = secrets.token_bytes(4)
     digest = hashlib.sha256(salt + password.encode()).digest()
     user = {

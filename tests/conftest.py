@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 import hypothesis
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 _READY_MADE_VHOSTS = 64
+
+#: Instead of the servers that the system has.
+_IN_CONTAINERS = os.environ.get("PGFERRY_TEST_SERVICES") == "containers"
 
 #: A quarter of the default's time on a server that does not wait for its disk.
 _QUICKLY = "STRATEGY file_copy"
@@ -64,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     vhosts = [_random_name() for _ in range(_READY_MADE_VHOSTS)]
-    server = RabbitMqServer(vhosts=vhosts)
+    server = _rabbitmq(vhosts)
     server.launch()
     config.stash[_OWNED], config.stash[_VHOSTS] = server, vhosts
 
@@ -101,7 +105,7 @@ def rabbitmq_node(broker: Broker) -> Node:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """PostgreSQL of this process; whoever stops it starts it again."""
-    with PostgresServer() as server:
+    with _postgres() as server:
         yield server
 
 
@@ -205,6 +209,22 @@ async def database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
     await _execute(postgres_server, f'CREATE DATABASE "{name}" {_QUICKLY}')
     yield postgres_server.url(name)
     await _execute(postgres_server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _rabbitmq(vhosts: list[str]) -> RabbitMqServer:
+    if not _IN_CONTAINERS:
+        return RabbitMqServer(vhosts=vhosts)
+    from tests.containers import RabbitMqContainer  # noqa: PLC0415 - its package has a group of its own
+
+    return cast("RabbitMqServer", RabbitMqContainer(vhosts=vhosts))
+
+
+def _postgres() -> PostgresServer:
+    if not _IN_CONTAINERS:
+        return PostgresServer()
+    from tests.containers import PostgresContainer  # noqa: PLC0415 - its package has a group of its own
+
+    return cast("PostgresServer", PostgresContainer())
 
 
 async def _execute(server: PostgresServer, statement: str) -> None:
