@@ -12,7 +12,7 @@ import asyncpg
 
 from sandbox.ports import free_port
 from sandbox.stack import Service, Stack, http_get
-from sandbox.tenants import create_small_tenant
+from sandbox.tenants import create_demo_tenant
 from shared.storage.database import Database
 from tests.e2e import steps
 from tests.e2e.steps import QUICK
@@ -94,7 +94,7 @@ async def test_no_secret_is_seen_in_a_good_export_nor_in_failures(
     refused login, of a broker and a bot that are not to be had.
     """
     seen = Seen()
-    await create_small_tenant(connection, slug="a", rows=20_000)
+    await create_demo_tenant(connection, slug="a", megabytes=10)  # long enough to be caught in the middle
     await stack.add_project(connection, "project-a", slug="a")
     good = [_start(stack, name) for name in ("gateway", "exporter", "uploader")]
     for service in good:
