@@ -7,12 +7,14 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox.process import children_of
+from sandbox.process import alive, children_of
 from services.exporter.probe import probing
 from services.exporter.snapshot import hold_snapshot
 from services.exporter.stages import COMPRESS
@@ -26,7 +28,6 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from io import FileIO
-    from pathlib import Path
 
     from sandbox.postgres import PostgresServer
 
@@ -82,11 +83,14 @@ async def all_gone(plant: Plant, groups: set[int], *, since: float) -> None:
 
 
 def _lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """What has ended and only waits for its parent to notice does not."""
+    return any(alive(int(path.name)) and _group_of(path) == group for path in Path("/proc").glob("[0-9]*"))
+
+
+def _group_of(process: Path) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getpgid(int(process.name))
+    return None
 
 
 async def begun(plant: Plant, children: set[int]) -> set[int]:
