@@ -1,5 +1,5 @@
 -- Lets pgferry_dump read every tenant's schema that is there, and those that `migrator` makes from now on.
--- Run in each tenants' database, as a superuser or as that role, once for each role that makes tables:
+-- Run in each tenants' database, as a superuser, once for each role that makes tables:
 --   psql -X -v ON_ERROR_STOP=1 -v migrator=platform -f read_tenants.sql
 -- Safe to run again: do so when another role has made tables (`permission_missing` names them).
 

@@ -173,7 +173,8 @@ NAMES = f"""
     WITH {_OWN}
     SELECT CASE WHEN c.oid IS NOT NULL THEN c.relkind::text
                 WHEN p.oid IS NOT NULL THEN 'function' ELSE 'type' END AS kind,
-           coalesce(c.relname, p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
+           coalesce(c.relname,
+                    p.proname || '(' || coalesce(pg_get_function_identity_arguments(p.oid), '?') || ')',
                     t.typname) AS name
       FROM own
       LEFT JOIN pg_class AS c ON own.classid = 'pg_class'::regclass AND c.oid = own.objid

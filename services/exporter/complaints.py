@@ -102,7 +102,7 @@ COMPLAINTS = (
         "too_many_connections",
         Follows.WAITS,
         "The tenant server has no connection left for the dump role: raise max_connections or the role's "
-        "CONNECTION LIMIT, or lower PGFERRY_EXPORTER_SLOTS.",
+        "CONNECTION LIMIT, or lower PGFERRY_DUMPS_PER_SERVER.",
         re.compile("too many clients already|remaining connection slots|too many connections for"),
         (asyncpg.TooManyConnectionsError,),
     ),

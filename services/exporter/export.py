@@ -40,6 +40,10 @@ from shared.storage.spool import Prefix, Spool
 log = structlog.get_logger(__name__)
 
 
+#: What holds whichever schema has the name by now, and must not wait for a server that does not answer.
+_LIMITS = {"time_limit", "raw_limit", "stored_limit"}
+
+
 @dataclass(frozen=True, slots=True)
 class Export:
     database: Database
@@ -101,6 +105,8 @@ class Export:
             except Unavailable:
                 raise
             except Failure as error:
+                if error.code in _LIMITS:
+                    raise
                 await _require_same_schema(probe, before, cause=error)
                 raise
             await _require_same_schema(probe, before)

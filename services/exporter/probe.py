@@ -53,11 +53,15 @@ _UNREADABLE = """
      ORDER BY c.relkind = 'S', c.relname
 """
 
+# Of the tables whose rows are read: a partition is read by itself, where the parent's policies don't apply.
 _HIDDEN = """
     SELECT 'table ' || c.relname AS name
       FROM pg_catalog.pg_class AS c
-     WHERE c.relnamespace = $1::oid AND c.relkind IN ('r', 'p') AND c.relrowsecurity
+     WHERE c.relnamespace = $1::oid AND c.relkind = 'r' AND c.relrowsecurity
        AND pg_catalog.row_security_active(c.oid)
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                          AND d.deptype = 'e')
      ORDER BY c.relname
 """
 

@@ -115,7 +115,12 @@ async def open_database(url: str, *, name: str, size: int = 10) -> AsyncIterator
         timeout=10,
         command_timeout=30,
         init=_json_as_values,
-        server_settings={"application_name": name, "timezone": "UTC"},
+        server_settings={
+            "application_name": name,
+            "timezone": "UTC",
+            # a process that freezes between two statements must not keep what it locked from all others
+            "idle_in_transaction_session_timeout": "30s",
+        },
     )
     async with pool:
         nudges = Nudges(url, pool)

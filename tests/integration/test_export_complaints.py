@@ -122,6 +122,24 @@ async def test_row_security_does_not_hold_back_a_role_that_may_bypass_it(plant: 
     assert plant.prefix(claim).read_dump().rows == 7500
 
 
+async def test_row_security_of_a_partitioned_parent_hides_nothing(plant: Plant) -> None:
+    """Its rows are read from the partitions, where its policies do not apply."""
+    await plant.owner.execute(
+        """
+        CREATE TABLE tenant_acme.events (id int) PARTITION BY RANGE (id);
+        CREATE TABLE tenant_acme.events_1 PARTITION OF tenant_acme.events FOR VALUES FROM (0) TO (9);
+        INSERT INTO tenant_acme.events SELECT generate_series(1, 3);
+        ALTER TABLE tenant_acme.events ENABLE ROW LEVEL SECURITY;
+        GRANT SELECT ON tenant_acme.events, tenant_acme.events_1 TO pgferry_dump
+        """
+    )
+    claim = await plant.claim()
+
+    await plant.attempt(claim)
+
+    assert plant.prefix(claim).read_dump().rows == 7503
+
+
 async def test_what_pg_dump_alone_may_not_read_has_the_same_name(plant: Plant, gate: Gate) -> None:
     """It was revoked after we had looked; the reason is told, and no query."""
     claim = await plant.claim()
