@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aio_pika
 import asyncpg
@@ -183,6 +183,7 @@ async def test_an_unroutable_row_waits_by_itself(
         stuck = envelope(INTERNAL, UPLOADER.binding)
         await add(control_plane, stuck, *(envelope() for _ in range(20)))
         await eventually(partial(all_sent, control_plane, but=1))
+        await eventually(partial(_has_error, connection, stuck.id))
         [row] = await connection.fetch("SELECT * FROM control_plane.outbox WHERE sent_at IS NULL")
         await queue.bind(INTERNAL, UPLOADER.binding)
         await eventually(partial(all_sent, control_plane))
@@ -191,6 +192,12 @@ async def test_an_unroutable_row_waits_by_itself(
     assert row["last_error"] == "no queue takes dump.ready.v1 on pgferry.internal"
     assert len(await drained(channel, EXPORTER.name)) == 20
     assert [message.message_id for message in await drained(channel, UPLOADER.name)] == [str(stuck.id)]
+
+
+async def _has_error(connection: asyncpg.Connection, row: UUID) -> bool:
+    """Its error is written after the others were marked."""
+    error = await connection.fetchval("SELECT last_error FROM control_plane.outbox WHERE id = $1", row)
+    return error is not None
 
 
 async def _is_connected(session: Session) -> bool:
