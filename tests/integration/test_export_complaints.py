@@ -17,8 +17,7 @@ from services.exporter.pg_dump import Client
 from services.exporter.tenant import forget_libpq_variables
 from shared.contracts.errors import PermanentError, TemporaryError, Unavailable
 from shared.runtime.worker import Progress
-from tests.integration.export_plant import REAL, Gate, Plant, failure_of, gate_in, plant_on, url_as
-from tests.integration.jobs_in import copied_database
+from tests.integration.export_plant import REAL, Gate, Plant, failure_of, plant_on, url_as
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -33,25 +32,12 @@ GRANT = "grant it as deploy/sql/read_tenants.sql does, then ask again."
 ROW_SECURITY = "ALTER TABLE tenant_acme.notes ENABLE ROW LEVEL SECURITY"
 
 
-@pytest.fixture(scope="module")
-async def home(postgres_server: PostgresServer, control_plane_template: str) -> AsyncIterator[str]:
-    """The URL of one database for all tests here: each leaves it empty."""
-    async with copied_database(postgres_server, control_plane_template) as url:
-        yield url
-
-
 @pytest.fixture
 async def plant(home: str, tmp_path: Path, role_passwords: dict[str, str]) -> AsyncIterator[Plant]:
     """With one tenant, more than all pipes hold."""
     async with plant_on(home, tmp_path, role_passwords) as plant:
         await plant.add_tenant(rows=2500)
         yield plant
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    with gate_in(tmp_path) as gate:
-        yield gate
 
 
 async def test_a_missing_schema_fails_for_good(plant: Plant) -> None:

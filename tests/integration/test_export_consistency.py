@@ -13,12 +13,12 @@ from sandbox.compare import compare_schemas
 from sandbox.stack import allow_dump
 from sandbox.tenants import create_small_tenant
 from shared.contracts.errors import TemporaryError
-from tests.integration.export_plant import Gate, Plant, gate_in, plant_on
+from tests.integration.export_plant import Gate, Plant, plant_on
 from tests.integration.jobs_in import copied_database
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from sandbox.postgres import PostgresServer
@@ -38,13 +38,6 @@ hold_of = pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS)
 
 
 @pytest.fixture(scope="module")
-async def home(postgres_server: PostgresServer, control_plane_template: str) -> AsyncIterator[str]:
-    """The URL of one database for all tests here: each leaves it empty."""
-    async with copied_database(postgres_server, control_plane_template) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
 async def empty_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
     """The URL of an empty database, which whoever restores empties again."""
     async with copied_database(postgres_server, "template0") as url:
@@ -57,12 +50,6 @@ async def plant(home: str, tmp_path: Path, role_passwords: dict[str, str]) -> As
     async with plant_on(home, tmp_path, role_passwords) as plant:
         await plant.add_tenant(rows=ROWS)
         yield plant
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    with gate_in(tmp_path) as gate:
-        yield gate
 
 
 @pytest.fixture

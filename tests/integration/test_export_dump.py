@@ -24,13 +24,11 @@ from services.exporter.tenant import open_tenant
 from shared.contracts.job import Format, Stage, Status
 from shared.contracts.messages import DumpReady
 from shared.contracts.topology import INTERNAL
-from tests.integration.export_plant import REAL, UNUSUAL, Gate, Plant, gate_in, plant_on, url_as
-from tests.integration.jobs_in import copied_database
+from tests.integration.export_plant import REAL, UNUSUAL, Gate, Plant, plant_on, url_as
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
-    from sandbox.postgres import PostgresServer
 
 HOLD = 'read -r < "$GATE"; exec $REAL "$@"'
 
@@ -50,23 +48,10 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture(scope="module")
-async def home(postgres_server: PostgresServer, control_plane_template: str) -> AsyncIterator[str]:
-    """The URL of one database for all tests here: each leaves it empty."""
-    async with copied_database(postgres_server, control_plane_template) as url:
-        yield url
-
-
 @pytest.fixture
 async def plant(home: str, tmp_path: Path, role_passwords: dict[str, str]) -> AsyncIterator[Plant]:
     async with plant_on(home, tmp_path, role_passwords) as plant:
         yield plant
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    with gate_in(tmp_path) as gate:
-        yield gate
 
 
 def quoted(name: str) -> str:

@@ -36,13 +36,6 @@ AFTERWARDS = """
 
 
 @pytest.fixture(scope="module")
-async def home(postgres_server: PostgresServer, control_plane_template: str) -> AsyncIterator[str]:
-    """The URL of one database for all tests here."""
-    async with copied_database(postgres_server, control_plane_template) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
 async def plant(
     home: str, tmp_path_factory: pytest.TempPathFactory, role_passwords: dict[str, str]
 ) -> AsyncIterator[Plant]:

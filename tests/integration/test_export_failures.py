@@ -16,8 +16,7 @@ from services.exporter.snapshot import EXPORT_AGAINST_RESTORE
 from shared.contracts.errors import LeaseLost, PermanentError, TemporaryError
 from shared.runtime.worker import Progress
 from shared.storage.spool import Prefix, Spool
-from tests.integration.export_plant import Gate, Plant, failure_of, gate_in, plant_on
-from tests.integration.jobs_in import copied_database
+from tests.integration.export_plant import Gate, Plant, failure_of, plant_on
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -25,29 +24,15 @@ if TYPE_CHECKING:
     from pathlib import Path
     from uuid import UUID
 
-    from sandbox.postgres import PostgresServer
     from shared.contracts.job import Claim
 
 HOLD_WITHIN = '$REAL "$@" | { head -c 20000; read -r < "$GATE"; cat; }'
-
-
-@pytest.fixture(scope="module")
-async def home(postgres_server: PostgresServer, control_plane_template: str) -> AsyncIterator[str]:
-    """The URL of one database for all tests here: each leaves it empty."""
-    async with copied_database(postgres_server, control_plane_template) as url:
-        yield url
 
 
 @pytest.fixture
 async def plant(home: str, tmp_path: Path, role_passwords: dict[str, str]) -> AsyncIterator[Plant]:
     async with plant_on(home, tmp_path, role_passwords) as plant:
         yield plant
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    with gate_in(tmp_path) as gate:
-        yield gate
 
 
 async def test_an_unknown_project_fails_for_good(plant: Plant) -> None:

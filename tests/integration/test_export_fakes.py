@@ -8,20 +8,10 @@ import pytest
 
 from shared.contracts.errors import PermanentError, TemporaryError
 from tests.integration.export_plant import Plant, plant_on
-from tests.integration.jobs_in import copied_database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    from sandbox.postgres import PostgresServer
-
-
-@pytest.fixture(scope="module")
-async def home(postgres_server: PostgresServer, control_plane_template: str) -> AsyncIterator[str]:
-    """The URL of one database for all tests here: each leaves it empty."""
-    async with copied_database(postgres_server, control_plane_template) as url:
-        yield url
 
 
 @pytest.fixture

@@ -17,15 +17,13 @@ from services.exporter.room import TMP, free_bytes
 from services.exporter.unnamed_files import unnamed_bytes
 from shared.contracts.errors import Failure, PermanentError, TemporaryError
 from shared.runtime.worker import Progress
-from tests.integration.export_plant import Gate, Plant, failure_of, gate_in, plant_on
-from tests.integration.jobs_in import copied_database
+from tests.integration.export_plant import Gate, Plant, failure_of, plant_on
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from sandbox.postgres import PostgresServer
     from shared.contracts.job import Claim
 
 MIB = 1024 * 1024
@@ -43,25 +41,12 @@ CLEAR = {"PGFERRY_AGE_RECIPIENTS": "", "PGFERRY_ALLOW_UNENCRYPTED": "true"}
 UNREAD = '$REAL "$@" | { read -r < "$GATE"; cat; }'
 
 
-@pytest.fixture(scope="module")
-async def home(postgres_server: PostgresServer, control_plane_template: str) -> AsyncIterator[str]:
-    """The URL of one database for all tests here: each leaves it empty."""
-    async with copied_database(postgres_server, control_plane_template) as url:
-        yield url
-
-
 @pytest.fixture
 async def plant(home: str, tmp_path: Path, role_passwords: dict[str, str]) -> AsyncIterator[Plant]:
     """With a tenant of about 300 kB; that nothing is left of an attempt is looked at afterwards."""
     async with plant_on(home, tmp_path, role_passwords) as plant:
         await plant.add_tenant(rows=2000)
         yield plant
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    with gate_in(tmp_path) as gate:
-        yield gate
 
 
 async def ended_at_once(plant: Plant, claim: Claim, **environment: str) -> Failure:

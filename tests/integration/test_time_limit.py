@@ -21,15 +21,13 @@ from services.exporter.stages import COMPRESS
 from services.exporter.tenant import open_tenant
 from shared.contracts.errors import PermanentError
 from shared.contracts.job import Compression
-from tests.integration.export_plant import Gate, Plant, failure_of, gate_in, plant_on
-from tests.integration.jobs_in import copied_database
+from tests.integration.export_plant import Gate, Plant, failure_of, plant_on
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from io import FileIO
 
-    from sandbox.postgres import PostgresServer
 
 HOLD_WITHIN = '$REAL "$@" | { head -c 20000; read -r < "$GATE"; cat; }'
 LIMIT_SECONDS = 3.0
@@ -37,24 +35,11 @@ LIMIT_SECONDS = 3.0
 DEADLINE_SECONDS = 10.0
 
 
-@pytest.fixture(scope="module")
-async def home(postgres_server: PostgresServer, control_plane_template: str) -> AsyncIterator[str]:
-    """The URL of one database for all tests here: each leaves it empty."""
-    async with copied_database(postgres_server, control_plane_template) as url:
-        yield url
-
-
 @pytest.fixture
 async def plant(home: str, tmp_path: Path, role_passwords: dict[str, str]) -> AsyncIterator[Plant]:
     async with plant_on(home, tmp_path, role_passwords) as plant:
         await plant.add_tenant(rows=5000)
         yield plant
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    with gate_in(tmp_path) as gate:
-        yield gate
 
 
 @pytest.fixture
