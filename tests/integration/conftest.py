@@ -1,4 +1,4 @@
-"""Fixtures of the modules that try exports in process, each with one database for all its tests."""
+"""Fixtures of modules that have one database for all their tests, and of those that hold a pg_dump."""
 
 from __future__ import annotations
 

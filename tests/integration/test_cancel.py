@@ -2,14 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from functools import partial
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
-from sandbox.postgres import PostgresServer
 from shared.contracts.job import Stage, StageGroup, Status
 from shared.storage.cancel import Cancellation, Way, cancel
 from shared.storage.database import Database, open_database
@@ -17,7 +15,6 @@ from shared.storage.nudges import cancel_of
 from tests.integration.jobs_in import (
     add_job,
     claim,
-    copied_database,
     dump_of,
     empty,
     find,
@@ -31,12 +28,9 @@ BOTH = pytest.mark.parametrize("group", StageGroup)
 
 
 @pytest.fixture(scope="module")
-async def control_plane_url(
-    postgres_server: PostgresServer, control_plane_template: str
-) -> AsyncIterator[str]:
+def control_plane_url(home: str) -> str:
     """One database for all tests here, emptied before each."""
-    async with copied_database(postgres_server, control_plane_template) as url:
-        yield url
+    return home
 
 
 @pytest.fixture(autouse=True)

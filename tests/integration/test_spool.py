@@ -3,20 +3,18 @@
 import asyncio
 import hashlib
 import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from sandbox.postgres import PostgresServer
 from shared.contracts.errors import DumpLost
 from shared.contracts.manifest import Part
 from shared.runtime.process import Fatal
 from shared.storage.database import Database, open_database
 from shared.storage.spool import DUMP_FILE, MARKER, Prefix, Spool, open_spool, part_name
-from tests.integration.jobs_in import add_job, copied_database, dump_of, empty, must_claim
+from tests.integration.jobs_in import add_job, dump_of, empty, must_claim
 
 CONTENT = b"a part of the stored stream"
 
@@ -47,12 +45,9 @@ def url_of(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-async def control_plane_url(
-    postgres_server: PostgresServer, control_plane_template: str
-) -> AsyncIterator[str]:
+def control_plane_url(home: str) -> str:
     """One database for all tests here, emptied before each that uses it."""
-    async with copied_database(postgres_server, control_plane_template) as url:
-        yield url
+    return home
 
 
 @pytest.fixture

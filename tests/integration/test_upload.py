@@ -18,7 +18,6 @@ import pytest
 from prometheus_client import REGISTRY
 
 from sandbox.bot_api.process import BotApi
-from sandbox.postgres import PostgresServer
 from sandbox.stack import Stack
 from services.uploader import naming
 from services.uploader.sender import Sender
@@ -35,7 +34,7 @@ from shared.storage.parts import Kind
 from shared.storage.spool import DUMP_FILE, MANIFEST_FILE, STAGING_SUFFIX, Prefix, Spool, part_name
 from shared.telegram.client import TelegramChatStore, open_telegram
 from tests.conftest import BOT_TOKEN
-from tests.integration.jobs_in import copied_database, empty, find
+from tests.integration.jobs_in import empty, find
 from tests.integration.upload_plant import (
     FACTS,
     IDENTITY,
@@ -69,12 +68,9 @@ _FAIL_NO_MORE = "DROP FUNCTION public.fail_once CASCADE; DROP SEQUENCE public.tr
 
 
 @pytest.fixture(scope="module")
-async def control_plane_url(
-    postgres_server: PostgresServer, control_plane_template: str
-) -> AsyncIterator[str]:
+def control_plane_url(home: str) -> str:
     """One database for all tests here."""
-    async with copied_database(postgres_server, control_plane_template) as url:
-        yield url
+    return home
 
 
 @pytest.fixture(scope="module")
