@@ -15,16 +15,16 @@ import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote
 
 from sandbox.directory import ScratchDirectory
 from sandbox.ports import free_port
 from sandbox.process import Child, alive, as_user, children_of, spawn, wait_until
+from sandbox.server import PrivateServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
 SUPERUSER: Final = "postgres"
 _STOP_SIGNALS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -68,7 +68,7 @@ class Installation:
         return replace(self, root=root)
 
 
-class PostgresServer:
+class PostgresServer(PrivateServer):
     """One server, initialised when it is made; TCP logins need the password (SCRAM), no query is fsynced.
 
     A given `directory` must not exist and must be reachable for the user `postgres`; it becomes the
@@ -153,22 +153,6 @@ class PostgresServer:
         """End the server and remove its directory."""
         self.stop("immediate")
         self._scratch.close()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _initialise(self, settings: Mapping[str, str]) -> None:
         password_file = self.directory / "password"

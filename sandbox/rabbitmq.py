@@ -15,17 +15,17 @@ import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from sandbox.directory import ScratchDirectory
 from sandbox.ports import free_port
 from sandbox.process import Child, spawn, wait_until
 from sandbox.rabbitmq_home import make_home
+from sandbox.server import PrivateServer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
 USER: Final = "pgferry"
 _READY_SECONDS: Final = 90
@@ -87,7 +87,7 @@ class Node:
         self.ctl("import_definitions", str(addition))
 
 
-class RabbitMqServer:
+class RabbitMqServer(PrivateServer):
     """One node; its user `pgferry` has all rights on "/" and on each of `vhosts`.
 
     A given `directory` must not exist; it becomes the server's and is removed with it.
@@ -168,22 +168,6 @@ class RabbitMqServer:
         if self._epmd is not None:
             self._epmd.kill()
         self._scratch.close()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _make_environment(self) -> dict[str, str]:
         here = self.directory

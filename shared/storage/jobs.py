@@ -172,13 +172,13 @@ class Jobs:
         while True:
             before = time.monotonic()
             try:
-                record = await self._claimed(*arguments)
+                record = await self._claimed(*arguments, alone=at_most is not None)
             except asyncpg.UniqueViolationError:
                 continue
             return _claim(record, group, lease_seconds=lease_seconds, renewed_at=before) if record else None
 
-    async def _claimed(self, *arguments: object) -> asyncpg.Record | None:
-        if arguments[-1] is None:
+    async def _claimed(self, *arguments: object, alone: bool) -> asyncpg.Record | None:
+        if not alone:
             return await self._executor.fetchrow(_CLAIM, *arguments)
         async with self._executor.transaction():
             await self._executor.execute(_CLAIM_ALONE)

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,40 @@ async def ended(connection: asyncpg.Connection, job_id: UUID) -> asyncpg.Record:
     return await job_row(connection, job_id)
 
 
-async def caught_dumping(exporter: Service, database: Database, project: str) -> tuple[UUID, int]:
+async def caught_dumping(
+    stack: Stack, exporter: Service, database: Database, project: str
+) -> tuple[UUID, int]:
     """Ask for an export and stop its pg_dump in the middle; returns the job and the process id."""
-    freezing = asyncio.create_task(frozen_pg_dump(exporter))
-    job_id = await ask(database, project)
-    return job_id, await freezing
+    async with dumps_held(stack.database_url):
+        job_id = await ask(database, project)
+        return job_id, await frozen_pg_dump(exporter)
+
+
+@asynccontextmanager
+async def dumps_held(url: str) -> AsyncIterator[None]:
+    """pg_dump waits in the middle of a table's rows, so that it can be caught however quick it is.
+
+    What it waits for is the index by which a long value's pieces are found; nobody else needs it.
+    """
+    connection = await asyncpg.connect(url)
+    try:
+        index = await connection.fetchval(_INDEX_OF_LONG_VALUES)
+        await connection.execute("BEGIN")
+        await connection.execute(f"REINDEX INDEX {index}")
+        yield
+    finally:
+        await connection.close()
+
+
+_INDEX_OF_LONG_VALUES = """
+    SELECT pg_index.indexrelid::regclass::text
+    FROM pg_class JOIN pg_index ON pg_index.indrelid = pg_class.reltoastrelid
+    WHERE pg_class.relname = 'awkward_texts'
+"""
 
 
 async def frozen_pg_dump(exporter: Service) -> int:
+    """Stop it as soon as it writes; whoever calls this holds dumps."""
     found: list[int] = []
 
     async def caught() -> bool:

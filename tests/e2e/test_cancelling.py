@@ -40,8 +40,9 @@ async def test_a_dump_that_hangs_is_cancelled(
 ) -> None:
     """Its pg_dump is frozen; process, server sessions and files are gone before the job is cancelled."""
     exporter = stack.start("exporter", **SLOW_HEART).wait_ready()
-    asking = asyncio.create_task(started("export", tenant, "--wait", DATABASE_URL=stack.database_url))
-    pg_dump = await steps.frozen_pg_dump(exporter)
+    async with steps.dumps_held(stack.database_url):
+        asking = asyncio.create_task(started("export", tenant, "--wait", DATABASE_URL=stack.database_url))
+        pg_dump = await steps.frozen_pg_dump(exporter)
     job_id = await connection.fetchval("SELECT id FROM control_plane.jobs")
 
     said = await pgferry("jobs", "cancel", str(job_id), "--wait", DATABASE_URL=stack.database_url)
@@ -96,7 +97,7 @@ async def test_a_worker_killed_after_the_request_does_not_make_the_job_run_again
 ) -> None:
     """Nobody claims it when its lease has lapsed; whoever asks again ends it, and the project is free."""
     victim = stack.start("exporter", **QUICK).wait_ready()
-    job_id, pg_dump = await steps.caught_dumping(victim, control_plane, tenant)
+    job_id, pg_dump = await steps.caught_dumping(stack, victim, control_plane, tenant)
     victim.pause()
     told = await cancel(control_plane, job_id, actor="test")  # in time: a command starts slower than a lease
     victim.kill()

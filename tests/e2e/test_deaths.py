@@ -32,7 +32,7 @@ async def test_an_exporter_killed_in_the_middle_of_a_dump_is_succeeded(
     """After kill -9 pg_dump dies with it, the lease lapses, the next exporter begins again and finishes."""
     victim = stack.start("exporter", **QUICK).wait_ready()
     uploader = stack.start("uploader", **QUICK)
-    job_id, pg_dump = await steps.caught_dumping(victim, control_plane, tenant)
+    job_id, pg_dump = await steps.caught_dumping(stack, victim, control_plane, tenant)
     assert (await steps.job_row(connection, job_id))["stage"] == "dumping"
 
     victim.kill()
@@ -87,7 +87,7 @@ async def test_an_exporter_that_wakes_after_its_successor_finished_changes_nothi
 ) -> None:
     """SIGSTOP past the lease, then SIGCONT: the sleeper finds its fence gone and cleans up after itself."""
     sleeper = stack.start("exporter", **QUICK).wait_ready()
-    job_id, pg_dump = await steps.caught_dumping(sleeper, control_plane, tenant)
+    job_id, pg_dump = await steps.caught_dumping(stack, sleeper, control_plane, tenant)
     sleeper.pause()
     os.kill(pg_dump, signal.SIGCONT)
     stack.start("uploader", **QUICK)
@@ -111,7 +111,7 @@ async def test_an_exporter_told_to_stop_hands_its_job_back(
 ) -> None:
     """SIGTERM: what cannot end within the drain time goes back without cost, and the process exits with 0."""
     exporter = stack.start("exporter", **QUICK, PGFERRY_DRAIN_SECONDS=0.5).wait_ready()
-    job_id, pg_dump = await steps.caught_dumping(exporter, control_plane, tenant)
+    job_id, pg_dump = await steps.caught_dumping(stack, exporter, control_plane, tenant)
 
     assert exporter.stop() == 0
 

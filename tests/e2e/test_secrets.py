@@ -99,7 +99,7 @@ async def test_no_secret_is_seen_in_a_good_export_nor_in_failures(
     good = [_start(stack, name) for name in ("gateway", "exporter", "uploader")]
     for service in good:
         service.wait_ready()
-    job_id, pid = await steps.caught_dumping(good[1], control_plane, "project-a")
+    job_id, pid = await steps.caught_dumping(stack, good[1], control_plane, "project-a")
     seen.of_child(pid)
     seen.of_processes()
     os.kill(pid, signal.SIGCONT)

@@ -286,4 +286,4 @@ async def test_a_claim_among_many_jobs_is_quick(many_jobs_url: str) -> None:
             assert await claim(database, at_most=10) is not None
             seconds.append(time.perf_counter() - begin)
 
-    assert min(seconds) < 0.05
+    assert min(seconds) < 0.25
