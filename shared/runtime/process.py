@@ -16,6 +16,9 @@ from shared.runtime.settings import ServiceSettings, SettingsError, load
 
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
+#: Longer than what ends in order takes to end.
+_ASK_AGAIN_SECONDS = 2.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -58,10 +61,29 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
 async def beside(tasks: Callable[[], Awaitable[None]], *background: Coroutine[Any, Any, None]) -> None:
     """Run `tasks` to its end with `background` beside it; a failure in either ends both."""
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(coroutine) for coroutine in background]
+        running = [group.create_task(_endable(coroutine)) for coroutine in background]
         await tasks()
         for task in running:
             task.cancel()
+
+
+async def _endable(background: Coroutine[Any, Any, None]) -> None:
+    """Run it, and when cancelled ask it to end until it does.
+
+    Once is not enough: before Python 3.12 `asyncio.wait_for`, by which the AMQP library connects, forgets a
+    cancellation that comes as what it waits for ends, and a loop that tries again would go on for ever.
+    """
+    task = asyncio.create_task(background)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_ASK_AGAIN_SECONDS)
+        if not task.cancelled():
+            task.exception()  # it ends anyway; asyncio would complain that nobody looked
+        raise
+    task.result()
 
 
 async def _with_signals(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

@@ -1,0 +1,54 @@
+"""The life of a process: what runs beside its work ends with it."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from shared.runtime import process
+from shared.runtime.process import beside
+
+
+async def nothing() -> None:
+    """Work that is done at once, after the background has begun."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_a_background_that_forgets_a_cancellation_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one does whose `asyncio.wait_for` ended just then, before Python 3.12."""
+    monkeypatch.setattr(process, "_ASK_AGAIN_SECONDS", 0.01)
+    forgotten = asyncio.Event()
+
+    async def forgetful() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        forgotten.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(60):
+        await beside(nothing, forgetful())
+
+    assert forgotten.is_set()
+
+
+async def test_a_background_that_fails_ends_the_work() -> None:
+    """Its error is what is raised; the work is cancelled."""
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def failing() -> None:
+        raise RuntimeError("the background has failed")
+
+    with pytest.raises(ExceptionGroup, match="unhandled errors") as caught:
+        await beside(work, failing())
+
+    assert caught.group_contains(RuntimeError, match="the background has failed")
+    assert ended.is_set()
