@@ -5,6 +5,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 
+from shared.runtime.process import endable
+
 _POLL_SECONDS = 0.02
 
 
@@ -20,6 +22,6 @@ async def eventually(condition: Callable[[], Awaitable[bool]], *, seconds: float
 async def beside(work: Coroutine[object, object, None]) -> AsyncIterator[asyncio.Task[None]]:
     """Run `work` for the time of the block; if it fails first, the block is cancelled."""
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(work)
+        task = group.create_task(endable(work))
         yield task
         task.cancel()

@@ -61,13 +61,13 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
 async def beside(tasks: Callable[[], Awaitable[None]], *background: Coroutine[Any, Any, None]) -> None:
     """Run `tasks` to its end with `background` beside it; a failure in either ends both."""
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(_endable(coroutine)) for coroutine in background]
+        running = [group.create_task(endable(coroutine)) for coroutine in background]
         await tasks()
         for task in running:
             task.cancel()
 
 
-async def _endable(background: Coroutine[Any, Any, None]) -> None:
+async def endable(background: Coroutine[Any, Any, None]) -> None:
     """Run it, and when cancelled ask it to end until it does.
 
     Once is not enough: before Python 3.12 `asyncio.wait_for`, by which the AMQP library connects, forgets a
