@@ -1,6 +1,6 @@
 """The server's routes: Bot API calls and file downloads; `__main__` runs it.
 
-A call is refused or read here, passes the knobs, and goes on to its method.
+A call is refused or read here, passes the knobs, goes on to its method, and passes the knobs again.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from sandbox.bot_api.errors import ApiError, entity_too_large, not_found
-from sandbox.bot_api.knobs import Knobs
+from sandbox.bot_api.knobs import ConnectionDropped, Knobs
 from sandbox.bot_api.methods import MAX_DOWNLOAD_BYTES, METHODS, Call, Method, Settings
 from sandbox.bot_api.parameters import received, refuse_oversized
 from sandbox.bot_api.replies import failure, success
@@ -67,8 +67,17 @@ async def _call(request: web.Request) -> web.StreamResponse:
         reply = success(await _result(server, request, method))
     except ApiError as error:
         reply = failure(error)
+    except ConnectionDropped:
+        return _dropped(request)
     server.answered[method.name if method else "unknown", reply.status] += 1
     return reply
+
+
+def _dropped(request: web.Request) -> web.StreamResponse:
+    """Close the connection; what is returned goes nowhere."""
+    if request.transport is not None:
+        request.transport.close()
+    return web.Response()
 
 
 async def _result(server: Server, request: web.Request, method: Method | None) -> object:
@@ -77,9 +86,9 @@ async def _result(server: Server, request: web.Request, method: Method | None) -
     if method is None:
         raise ApiError(404, "Not Found: method not found")
     async with received(request, server.store.incoming) as parameters:
-        await server.knobs.admit(method.name)
+        loss = await server.knobs.admit(method.name)
         result = method.answer(Call(server.settings, server.store, bot_id, parameters))
-        server.knobs.succeeded(method.name)
+        await server.knobs.done(method.name, loss)
         return result
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from aiohttp import web
 
 from sandbox.bot_api.app import SERVER
+from sandbox.bot_api.knobs import REFUSALS, Loss
 from sandbox.bot_api.methods import METHODS
 
 
@@ -19,6 +20,9 @@ def add_inspection(app: web.Application) -> None:
     app.router.add_post("/knobs/hold-after", _hold_after)
     app.router.add_post("/knobs/release", _release)
     app.router.add_post("/knobs/flood", _flood)
+    app.router.add_post("/knobs/refuse", _refuse)
+    app.router.add_post("/knobs/lose", _lose)
+    app.router.add_post("/knobs/reset", _reset)
     app.router.add_post("/knobs/clock", _clock)
 
 
@@ -54,6 +58,26 @@ async def _flood(request: web.Request) -> web.Response:
     request.app[SERVER].knobs.flood(
         _method(knob["method"]), times=int(knob["times"]), retry_after=int(knob["retry_after"])
     )
+    return web.json_response({})
+
+
+async def _refuse(request: web.Request) -> web.Response:
+    knob = await request.json()
+    status = int(knob["status"])
+    if status not in REFUSALS:
+        raise web.HTTPBadRequest(reason=f"no refusal with status {status}")
+    request.app[SERVER].knobs.refuse(_method(knob["method"]), times=int(knob["times"]), status=status)
+    return web.json_response({})
+
+
+async def _lose(request: web.Request) -> web.Response:
+    knob = await request.json()
+    request.app[SERVER].knobs.lose(_method(knob["method"]), times=int(knob["times"]), loss=Loss(knob["loss"]))
+    return web.json_response({})
+
+
+async def _reset(request: web.Request) -> web.Response:
+    request.app[SERVER].knobs.reset()
     return web.json_response({})
 
 

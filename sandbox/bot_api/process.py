@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self, cast
 
+from sandbox.bot_api.knobs import Loss
 from sandbox.bot_api.store import StoredMessage
 
 _REPOSITORY: Final = Path(__file__).parents[2]
@@ -125,12 +126,31 @@ class BotApi:
         self._turn("hold-after", method=method, count=count)
 
     def release(self) -> None:
-        """End all holds; waiting calls go on."""
+        """End all holds; waiting calls go on. What is planned for later calls stays planned."""
         self._turn("release")
 
     def flood(self, method: str, *, times: int, retry_after: int) -> None:
         """Answer the next `times` calls of the method with 429."""
         self._turn("flood", method=method, times=times, retry_after=retry_after)
+
+    def refuse(self, method: str, *, times: int, status: int) -> None:
+        """Answer the next `times` calls of the method with an error and store nothing.
+
+        `status` is 400, 401, 403 or 500 in Telegram's shape, 502 or 504 as a page of nginx.
+        """
+        self._turn("refuse", method=method, times=times, status=status)
+
+    def hang_after_storing(self, method: str, *, times: int) -> None:
+        """Carry out the next `times` calls of the method, and answer only after `release`."""
+        self._turn("lose", method=method, times=times, loss=Loss.HANG)
+
+    def drop_after_storing(self, method: str, *, times: int) -> None:
+        """Carry out the next `times` calls of the method, and close the connection without an answer."""
+        self._turn("lose", method=method, times=times, loss=Loss.DROP)
+
+    def reset(self) -> None:
+        """Forget all that these knobs have planned, and end all holds; the clock stays where it is."""
+        self._turn("reset")
 
     def advance_clock(self, seconds: float) -> None:
         """Move the server's clock forward; a restart does not move it back."""

@@ -26,6 +26,7 @@ _RIGHTS_OF_A_BOT: Final = {
     "can_post_messages": True,
     "can_edit_messages": True,
 }
+_SAID_BY_NGINX: Final = frozenset({502, 504})
 _REQUIRED_OF_A_FULL_CHAT: Final = {
     "accent_color_id": 0,
     "max_reaction_count": 11,
@@ -44,12 +45,23 @@ def success(result: object) -> web.Response:
 
 
 def failure(error: ApiError) -> web.Response:
+    """As the Bot API says it, or, for what a proxy in front of it says, as nginx does."""
+    if error.code in _SAID_BY_NGINX:
+        return _page(f"{error.code} {error.description}", error.code)
     body: dict[str, object] = {"ok": False, "error_code": error.code, "description": error.description}
     headers = {}
     if error.retry_after is not None:
         body["parameters"] = {"retry_after": error.retry_after}
         headers["Retry-After"] = str(error.retry_after)
     return web.json_response(body, status=error.code, headers=headers)
+
+
+def _page(title: str, status: int) -> web.Response:
+    text = (
+        f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
+        "<hr><center>nginx/1.18.0</center>\r\n</body>\r\n</html>\r\n"
+    )
+    return web.Response(text=text, status=status, content_type="text/html")
 
 
 def user(bot_id: int) -> dict[str, object]:

@@ -54,6 +54,11 @@ class RawClient:
         async with self.session.request(verb, url, **body) as reply:
             return Answer(reply.status, dict(reply.headers), await reply.json())
 
+    async def text(self, method: str, **body: Unpack[Body]) -> tuple[int, str, str]:
+        """Status, content type and body of an answer that is no JSON."""
+        async with self.session.post(f"{self.api.base_url}{TOKEN}/{method}", **body) as reply:
+            return reply.status, reply.content_type, await reply.text()
+
     async def send(
         self, chat_id: int, content: bytes, *, name: str = "a.bin", caption: str = "", token: str = TOKEN
     ) -> Answer:

@@ -13,14 +13,7 @@ import pytest
 import telegram
 
 from sandbox.bot_api.process import BotApi
-from tests.integration.bot_api.clients import (
-    CHATS,
-    TOKEN,
-    RawClient,
-    send_file,
-    until,
-    zeros,
-)
+from tests.integration.bot_api.clients import CHATS, TOKEN, RawClient, send_file, until, zeros
 
 
 def peak_memory_mib(pid: int) -> float:
