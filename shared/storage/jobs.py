@@ -52,8 +52,11 @@ _CLAIM = """
     RETURNING job.*
 """
 
-# Key space 3. A count is exact only if nobody else counts at the same time.
-_CLAIM_ALONE = "SELECT pg_advisory_xact_lock(3, 0)"
+# Key space 3. A count is exact only if nobody else counts at the same time. A process that freezes before its
+# next statement must not keep all others from claiming: the server ends such a session after 5 s.
+CLAIM_ALONE = """
+    SELECT pg_advisory_xact_lock(3, 0), set_config('idle_in_transaction_session_timeout', '5s', true)
+"""
 
 _RENEW = """
     UPDATE control_plane.jobs
@@ -181,7 +184,7 @@ class Jobs:
         if not alone:
             return await self._executor.fetchrow(_CLAIM, *arguments)
         async with self._executor.transaction():
-            await self._executor.execute(_CLAIM_ALONE)
+            await self._executor.execute(CLAIM_ALONE)
             return await self._executor.fetchrow(_CLAIM, *arguments)
 
     async def renew(self, claim: Claim, *, progress: Mapping[str, int] | None = None) -> None:

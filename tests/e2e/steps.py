@@ -29,7 +29,7 @@ DEADLINE_SECONDS = 60.0
 
 #: A worker that dies is missed after three seconds, and retries come at once.
 QUICK = {
-    "PGFERRY_LEASE_SECONDS": 3,
+    "PGFERRY_LEASE_SECONDS": 5,
     "PGFERRY_HEARTBEAT_SECONDS": 0.5,
     "PGFERRY_POLL_SECONDS": 0.3,
     "PGFERRY_RETRY_SCALE": 0.01,

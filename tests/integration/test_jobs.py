@@ -19,6 +19,7 @@ from shared.contracts.verdict import Dead, HandBack, RetryAt
 from shared.storage.attempts import Attempts
 from shared.storage.cancel import cancel
 from shared.storage.database import Database
+from shared.storage.jobs import CLAIM_ALONE
 from shared.storage.nudges import DUMP as NUDGE_DUMP
 from shared.storage.nudges import UPLOAD as NUDGE_UPLOAD
 from shared.storage.parts import Kind
@@ -234,6 +235,17 @@ async def test_all_processes_together_hold_no_more_than_the_server_takes(control
     assert sum(held is not None for held in claims) == 3
     assert await claim(control_plane, at_most=3) is None
     assert await claim(control_plane, at_most=4) is not None
+
+
+async def test_a_process_that_freezes_while_it_claims_does_not_keep_others_from_it(
+    control_plane: Database, connection: asyncpg.Connection
+) -> None:
+    """Its session is ended, and with it the lock under which claims are counted."""
+    await add_job(control_plane)
+    await connection.execute("BEGIN")
+    await connection.execute(CLAIM_ALONE)
+
+    assert await claim(control_plane, at_most=1) is not None
 
 
 @pytest.mark.parametrize("ends", ["dumped", "failed", "put back", "lapsed", "cancelled"])
