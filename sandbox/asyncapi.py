@@ -50,7 +50,9 @@ _DEAD_LETTER_HEADERS = (
     "x-host",
     "x-first-failed-at",
     "x-last-failed-at",
+    "x-replay-count",
 )
+_NUMBERS = {"x-attempts", "x-replay-count"}
 _UNREADABLE_HEADERS = (
     "x-reason",
     "x-message",
@@ -60,6 +62,10 @@ _UNREADABLE_HEADERS = (
     "x-routing-key",
     "x-message-id",
     "x-message-type",
+    "x-app-id",
+    "x-content-type",
+    "x-correlation-id",
+    "x-replay-count",
 )
 
 #: Where each message is sent, beyond those that have an exchange by their type.
@@ -185,7 +191,7 @@ def _message(message: type[Message | ExportRequested]) -> Json:
 
 
 def _headers(*names: str, required: bool = True) -> Json:
-    properties = {name: {"type": "integer" if name == "x-attempts" else "string"} for name in names}
+    properties = {name: {"type": "integer" if name in _NUMBERS else "string"} for name in names}
     return {"type": "object", "properties": properties, **({"required": sorted(names)} if required else {})}
 
 

@@ -22,7 +22,7 @@ from shared.contracts.messages import BackupStored
 from shared.runtime.signing import Signer
 from shared.runtime.worker import Progress
 from shared.storage.database import Database
-from shared.storage.parts import Kind, Sent
+from shared.storage.parts import GIVEN_UP, Kind, PartRow, Sent
 from shared.storage.spool import Prefix, Spool
 
 log = structlog.get_logger(__name__)
@@ -66,6 +66,7 @@ class Upload:
     ) -> list[SentPart]:
         async with self.database.session() as session:
             rows = await session.parts.plan(claim, Kind.PART, dump.parts)
+        _require_live(rows)
         self._require_own([row.sent for row in rows if row.sent])
         progress.counts["parts"] = len(rows)
         done: list[SentPart] = []
@@ -129,6 +130,12 @@ class Upload:
             await transaction.jobs.stored(claim, backup_id=manifest.backup_id)
             await transaction.backups.add(claim, manifest, sent=sent, sha256=document.sha256)
             await transaction.outbox.add(envelope)
+
+
+def _require_live(rows: Sequence[PartRow]) -> None:
+    """A set of which something was given up is to be deleted from the chat. Raises DumpLost."""
+    if any(row.status in GIVEN_UP for row in rows):
+        raise DumpLost("parts_given_up", "Parts of this dump were given up in the chat; it is made again.")
 
 
 def _sent_part(part: Part, sent: Sent) -> SentPart:

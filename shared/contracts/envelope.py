@@ -16,8 +16,20 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
+class Properties:
+    """What another publisher wrote of its message, to publish that again as it was."""
+
+    message_id: str | None
+    app_id: str | None
+    correlation_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
-    """One message on its way out; `id` becomes the AMQP message id, unique among all that is sent."""
+    """One message on its way out; `id` becomes the AMQP message id, unique among all that is sent.
+
+    With `properties` the message is not ours and keeps what its publisher wrote, the message id too.
+    """
 
     id: UUID
     exchange: str
@@ -27,6 +39,7 @@ class Envelope:
     content_type: str = "application/json"
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
     correlation_id: UUID | None = None
+    properties: Properties | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,7 @@ class Delivery:
     routing_key: str
     content_type: str | None
     headers: Mapping[str, object]
+    correlation_id: str | None = None
 
     @property
     def traceparent(self) -> str | None:
@@ -74,6 +88,12 @@ def envelope_of(
         headers={"traceparent": traceparent} if traceparent else {},
         correlation_id=correlation_id,
     )
+
+
+def header_text(value: object) -> str:
+    """A header's value as PostgreSQL and a log can keep it: without NUL, whoever wrote it."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str("" if value is None else value)
+    return text.replace("\x00", "\ufffd")
 
 
 def dead_letter(

@@ -20,7 +20,7 @@ from shared.contracts.errors import PermanentError
 class Status(StrEnum):
     """What the public sees; it only moves forward (a requeue of a failed job is the one way back)."""
 
-    PENDING = "pending"  #: accepted, nobody has begun
+    PENDING = "pending"  #: accepted or requeued, nobody has begun
     RUNNING = "running"  #: begun; the project is bound to this job until it ends
     COMPLETED = "completed"  #: stored and recorded
     FAILED = "failed"  #: given up; a dead letter says why
@@ -62,6 +62,8 @@ MOVES: frozenset[tuple[tuple[Status, Stage], tuple[Status, Stage]]] = frozenset(
     {
         ((Status.PENDING, Stage.QUEUED), (Status.RUNNING, Stage.DUMPING)),
         ((Status.PENDING, Stage.QUEUED), (Status.CANCELLED, Stage.QUEUED)),
+        ((Status.PENDING, Stage.DUMPED), (Status.RUNNING, Stage.UPLOADING)),
+        ((Status.PENDING, Stage.DUMPED), (Status.CANCELLED, Stage.DUMPED)),
         ((Status.RUNNING, Stage.QUEUED), (Status.RUNNING, Stage.DUMPING)),
         ((Status.RUNNING, Stage.QUEUED), (Status.CANCELLED, Stage.QUEUED)),
         ((Status.RUNNING, Stage.DUMPING), (Status.RUNNING, Stage.DUMPING)),
@@ -77,6 +79,9 @@ MOVES: frozenset[tuple[tuple[Status, Stage], tuple[Status, Stage]]] = frozenset(
         ((Status.RUNNING, Stage.UPLOADING), (Status.COMPLETED, Stage.STORED)),
         ((Status.RUNNING, Stage.UPLOADING), (Status.FAILED, Stage.UPLOADING)),
         ((Status.RUNNING, Stage.UPLOADING), (Status.CANCELLED, Stage.UPLOADING)),
+        ((Status.FAILED, Stage.DUMPING), (Status.PENDING, Stage.QUEUED)),
+        ((Status.FAILED, Stage.UPLOADING), (Status.PENDING, Stage.DUMPED)),
+        ((Status.FAILED, Stage.UPLOADING), (Status.PENDING, Stage.QUEUED)),
     }
 )
 

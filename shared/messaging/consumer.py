@@ -58,7 +58,7 @@ class Consumer:
         raise BrokerLost(f"the consumer of {self.queue.name} has ended")
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
-        delivery = _delivery(message)
+        delivery = delivery_of(message)
         try:
             outcome = await self._handled(delivery)
             settle = message.ack
@@ -102,7 +102,7 @@ async def _watch_cancel(channel: AbstractChannel) -> asyncio.Event:
     return event
 
 
-def _delivery(message: AbstractIncomingMessage) -> Delivery:
+def delivery_of(message: AbstractIncomingMessage) -> Delivery:
     return Delivery(
         body=message.body,
         message_id=_text(message.message_id),
@@ -112,6 +112,7 @@ def _delivery(message: AbstractIncomingMessage) -> Delivery:
         routing_key=message.routing_key or "",
         content_type=message.content_type,
         headers=dict(message.headers),
+        correlation_id=_text(message.correlation_id),
     )
 
 

@@ -7,7 +7,7 @@ import aio_pika
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from shared.contracts.envelope import Envelope
+from shared.contracts.envelope import Envelope, Properties
 from shared.contracts.topology import MANDATORY
 from shared.messaging.connection import BROKER_ERRORS
 
@@ -43,7 +43,7 @@ class Publisher:
             confirmation = await exchange.publish(
                 _message(envelope, created_at),
                 envelope.routing_key,
-                mandatory=envelope.exchange in MANDATORY,
+                mandatory=envelope.exchange in MANDATORY or envelope.properties is not None,
                 timeout=CONFIRM_SECONDS,
             )
         except aio_pika.exceptions.PublishError as error:
@@ -67,14 +67,20 @@ def _asked_to_stop() -> bool:
 
 
 def _message(envelope: Envelope, created_at: datetime) -> aio_pika.Message:
+    properties = envelope.properties or _own_properties(envelope)
     return aio_pika.Message(
         envelope.body,
-        message_id=str(envelope.id),
-        type=envelope.message_type,
-        content_type=envelope.content_type,
-        correlation_id=str(envelope.correlation_id) if envelope.correlation_id else None,
+        message_id=properties.message_id,
+        type=envelope.message_type or None,
+        content_type=envelope.content_type or None,
+        correlation_id=properties.correlation_id,
         timestamp=created_at,
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        app_id="pgferry",
+        app_id=properties.app_id,
         headers=dict(envelope.headers),
     )
+
+
+def _own_properties(envelope: Envelope) -> Properties:
+    correlation_id = str(envelope.correlation_id) if envelope.correlation_id else None
+    return Properties(message_id=str(envelope.id), app_id="pgferry", correlation_id=correlation_id)

@@ -89,6 +89,7 @@ class Attempts:
             "x-host": socket.gethostname(),
             "x-first-failed-at": _iso(job.first_failed_at),
             "x-last-failed-at": _iso(job.last_failed_at),
+            "x-replay-count": job.replay_count,
         }
         if job.traceparent:
             headers["traceparent"] = job.traceparent

@@ -133,6 +133,7 @@ class Job:
     dump_fence: int | None
     dump_attempts: int
     upload_attempts: int
+    replay_count: int
     dump: DumpRecord | None
     progress: Mapping[str, int] | None
     backup_id: UUID | None
@@ -261,6 +262,7 @@ def job_of(record: asyncpg.Record) -> Job:
         dump_fence=record["dump_fence"],
         dump_attempts=record["dump_attempts"],
         upload_attempts=record["upload_attempts"],
+        replay_count=record["replay_count"],
         dump=DumpRecord.model_validate(record["dump"]) if record["dump"] else None,
         progress=record["progress"],
         backup_id=record["backup_id"],

@@ -5,17 +5,18 @@ them, each row with its own error and backoff.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from uuid import UUID
 
 import asyncpg
 
-from shared.contracts.envelope import Envelope, OutboxRow
+from shared.contracts.envelope import Envelope, OutboxRow, Properties
 from shared.storage.executor import Executor
 
 _ADD = """
     INSERT INTO control_plane.outbox
-        (id, exchange, routing_key, message_type, content_type, body, headers, correlation_id)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        (id, exchange, routing_key, message_type, content_type, body, headers, correlation_id, properties)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
 
 # A claim is a short sleep of the row: a relay that dies in the middle gives it back by itself.
@@ -62,6 +63,7 @@ class Outbox:
             envelope.body,
             dict(envelope.headers),
             envelope.correlation_id,
+            asdict(envelope.properties) if envelope.properties else None,
         )
         self.grew = True
 
@@ -91,5 +93,6 @@ def _row(record: asyncpg.Record) -> OutboxRow:
         content_type=record["content_type"],
         headers=record["headers"],
         correlation_id=record["correlation_id"],
+        properties=Properties(**record["properties"]) if record["properties"] else None,
     )
     return OutboxRow(envelope, attempts=record["attempts"], created_at=record["created_at"])

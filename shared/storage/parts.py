@@ -62,6 +62,10 @@ _SUPERSEDE_ALL = """
 """
 
 
+#: Statuses of a document that is deleted, or to be deleted, from the chat.
+GIVEN_UP = frozenset({"superseded", "deleted", "remote_remains"})
+
+
 class Kind(StrEnum):
     PART = "part"
     MANIFEST = "manifest"

@@ -27,7 +27,7 @@ _ACCEPT = """
              expires_in_days, options_hash, command, traceparent)
         SELECT $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13
          WHERE NOT EXISTS (SELECT FROM known)
-        ON CONFLICT (project_id, options_hash) WHERE status = 'pending'
+        ON CONFLICT (project_id, options_hash) WHERE status = 'pending' AND stage = 'queued'
         DO UPDATE SET priority = least(job.priority, excluded.priority),
                       revision = job.revision + (excluded.priority < job.priority)::int
         RETURNING *
@@ -53,7 +53,7 @@ _ACCEPT = """
 
 class Outcome(StrEnum):
     CREATED = "created"  #: a new job
-    COALESCED = "coalesced"  #: joined a pending job with the same options
+    COALESCED = "coalesced"  #: joined a job with the same options that waits for its dump
     KNOWN = "known"  #: this request id was accepted before
 
 

@@ -9,11 +9,14 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from sandbox.postgres import PostgresServer
-from shared.contracts.job import Claim, ExportOptions, StageGroup
+from shared.contracts.envelope import Delivery
+from shared.contracts.job import Claim, ExportOptions, Stage, StageGroup
+from shared.contracts.letter import Letter
 from shared.contracts.manifest import Dump, Part, Stream
 from shared.storage.database import Database
 from shared.storage.executor import Executor
 from shared.storage.jobs import Job
+from shared.storage.letters import Requeue, Requeued
 from shared.storage.parts import Sent
 from shared.storage.requests import Request, Source, accept
 
@@ -129,6 +132,30 @@ def parts_of(count: int) -> tuple[Part, ...]:
 
 def sent_as(message_id: int) -> Sent:
     return Sent(bot_id=7, chat_id=-100, message_id=message_id, file_id="file", file_unique_id="unique")
+
+
+def letter_of(job: Job) -> Letter:
+    """The dead letter of a failed job, as far as a requeue looks at it."""
+    half = "uploader" if job.stage is Stage.UPLOADING else "exporter"
+    headers = {"x-job-id": str(job.id), "x-project-id": job.project_id, "x-replay-count": job.replay_count}
+    return Letter(
+        f"dead.{half}",
+        Delivery(
+            body=job.command,
+            message_id=str(uuid4()),
+            message_type="export.requested.v1",
+            app_id="pgferry",
+            exchange="pgferry.dead",
+            routing_key=f"dead.{half}",
+            content_type="application/json",
+            headers=headers,
+        ),
+    )
+
+
+async def requeue(database: Database, job_id: UUID) -> Requeued:
+    """What an operator's requeue of this job's newest letter comes to."""
+    return await Requeue(database, user="tester")(letter_of(await find(database, job_id)))
 
 
 async def lapse(connection: Executor, job_id: UUID) -> None:

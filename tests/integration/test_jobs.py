@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -37,6 +37,7 @@ from tests.integration.jobs_in import (
     make_due,
     must_claim,
     parts_of,
+    requeue,
     rows_of,
     sent_as,
 )
@@ -564,6 +565,7 @@ async def test_a_job_that_is_given_up_says_so_to_everybody(
         "x-message": "There is no schema tenant_acme.",
         "x-attempts": 2,
         "x-service": "exporter",
+        "x-replay-count": 0,
     }
 
 
@@ -697,10 +699,29 @@ async def test_every_move_of_the_contract_is_made_by_somebody(
         await lapse(connection, (await must_claim(control_plane, group)).job_id)
         await _cancel(control_plane, held.job_id)
         await _bury(control_plane, await held_job(control_plane, group))
+    await _cancel(control_plane, await _requeued(control_plane, await held_job(control_plane, DUMP)))
+    await _cancel(control_plane, await _requeued(control_plane, await claimed_upload(control_plane)))
+    without_parts = await claimed_upload(control_plane)
+    await connection.execute(_GIVEN_UP, without_parts.job_id, without_parts.dump_fence)
+    await _cancel(control_plane, await _requeued(control_plane, without_parts))
+    resumed = await _requeued(control_plane, await claimed_upload(control_plane))
+    assert (await must_claim(control_plane, UPLOAD)).job_id == resumed
     await _retry_from_dump(control_plane, await claimed_upload(control_plane, "loses-its-dump"))
     await complete(control_plane, "done")
 
     assert await moves() == MOVES
+
+
+_GIVEN_UP = """
+    INSERT INTO control_plane.backup_parts (job_id, dump_fence, kind, index, status, size_bytes, sha256)
+    VALUES ($1, $2, 'part', 0, 'superseded', 1, '')
+"""
+
+
+async def _requeued(database: Database, held: Claim) -> UUID:
+    await _bury(database, held)
+    await requeue(database, held.job_id)
+    return held.job_id
 
 
 async def _cancel(database: Database, job_id: object) -> None:

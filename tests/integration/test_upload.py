@@ -34,7 +34,7 @@ from shared.storage.parts import Kind
 from shared.storage.spool import DUMP_FILE, MANIFEST_FILE, STAGING_SUFFIX, Prefix, Spool, part_name
 from shared.telegram.client import TelegramChatStore, open_telegram
 from tests.conftest import BOT_TOKEN
-from tests.integration.jobs_in import empty, find
+from tests.integration.jobs_in import HASH, empty, find
 from tests.integration.upload_plant import (
     FACTS,
     IDENTITY,
@@ -550,6 +550,24 @@ async def test_a_manifest_that_was_altered_in_the_spool_is_not_sent(plant: Plant
 
     assert lost.value.code == "spool_manifest_damaged"
     assert plant.names == ["p00000"]
+
+
+async def test_a_set_of_which_a_part_was_given_up_is_not_continued(plant: Plant) -> None:
+    """Its messages are deleted, or about to be: no manifest may name them."""
+    claim = await plant.claimed()
+    await plant.owner.execute(
+        "INSERT INTO control_plane.backup_parts"
+        " (job_id, dump_fence, kind, index, status, size_bytes, sha256, message_id, file_id)"
+        " VALUES ($1, $2, 'part', 0, 'superseded', 1, $3, 7, 'file')",
+        claim.job_id,
+        claim.dump_fence,
+        HASH,
+    )
+
+    with pytest.raises(DumpLost, match="given up"):
+        await plant.run(claim)
+
+    assert plant.messages == []
 
 
 async def test_a_job_whose_dump_is_lost_begins_again_at_the_dump(plant: Plant) -> None:
