@@ -246,6 +246,9 @@ async def test_an_unforeseen_error_brings_the_message_back(vhost_url: str, chann
     [
         pytest.param({"message_id": "m-1", "type": "export.requested.v9"}, id="named"),
         pytest.param({"message_id": "m-1"}, id="bare"),
+        pytest.param(
+            {"message_id": "m", "app_id": "a", "content_type": "text/plain", "correlation_id": "c"}, id="full"
+        ),
         pytest.param({"message_id": "m\x00", "type": "t\x00", "headers": {"h": "\x00"}}, id="nul"),
         pytest.param({"message_id": "é" * 100}, id="long"),
     ],
@@ -280,6 +283,10 @@ async def test_an_unreadable_message_is_set_aside_once(
         "x-routing-key": EXPORTER.binding,
         "x-delivery-count": 0,
         "x-message-type": str(properties.get("type", "")).replace("\x00", "\ufffd"),
+        "x-app-id": properties.get("app_id", ""),
+        "x-content-type": properties.get("content_type", ""),
+        "x-correlation-id": properties.get("correlation_id", ""),
+        "x-replay-count": 0,
     }
     assert len(handler.deliveries) == 1
     assert await waiting_in(vhost_url, EXPORTER.name) == 0
