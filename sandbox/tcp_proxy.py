@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from types import TracebackType
 
 _PIECE_BYTES: Final = 64 * 1024
@@ -192,6 +192,16 @@ class TcpProxy:
             return size
         self._knobs.bytes_until_cut = left - size if left > size else None
         return min(left, size) if left > size else left - 1
+
+
+def swallow_all(proxies: Iterable[TcpProxy], ways: frozenset[Way] = BOTH_WAYS) -> None:
+    for proxy in proxies:
+        proxy.swallow(ways)
+
+
+def pass_again_all(proxies: Iterable[TcpProxy]) -> None:
+    for proxy in proxies:
+        proxy.pass_again()
 
 
 class Proxies:

@@ -1,0 +1,105 @@
+"""Every kind of fault there is, and what the plan must know of each: how often, at whom, how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Fault(StrEnum):
+    KILL = "kill"  #: -9 of a process
+    KILL_BEFORE_DUMP = "kill_before_dump"  #: an exporter, while it waits for the tenant's tables
+    KILL_IN_DUMP = "kill_in_dump"  #: an exporter, while pg_dump reads rows
+    KILL_AFTER_DUMP = "kill_after_dump"  #: an exporter, between `dump.json` and the commit that records it
+    KILL_BEFORE_PUBLISH = "kill_before_publish"  #: a gateway, between commit and publish
+    KILL_BEFORE_MARK = "kill_before_mark"  #: a relay's process, between publish and mark
+    KILL_IN_SEND = "kill_in_send"  #: an uploader, while a document is on its way
+    KILL_BEFORE_RECORD = "kill_before_record"  #: an uploader, between the answer and its record
+    KILL_BEFORE_STORED = "kill_before_stored"  #: an uploader, between the manifest and the last commit
+    FREEZE = "freeze"  #: SIGSTOP, past the lease, SIGCONT
+    TERMINATE = "terminate"  #: SIGTERM
+    BROKER_KILL = "broker_kill"  #: -9 of RabbitMQ, and start
+    BROKER_CLOSE = "broker_close"  #: every connection closed by the operator
+    BROKER_ALARM = "broker_alarm"  #: the memory alarm: publishers are blocked
+    QUEUES_DELETED = "queues_deleted"  #: the work queues, by an operator
+    POSTGRES_RESTART = "postgres_restart"  #: immediately, with recovery
+    POSTGRES_CUT = "postgres_cut"
+    POSTGRES_CUT_MIDWAY = "postgres_cut_midway"  #: in the middle of an answer
+    POSTGRES_DELAY = "postgres_delay"
+    POSTGRES_HOLE = "postgres_hole"  #: everything is accepted and swallowed
+    AMQP_CUT = "amqp_cut"
+    AMQP_DELAY = "amqp_delay"
+    AMQP_HOLE = "amqp_hole"
+    TELEGRAM_CUT = "telegram_cut"
+    TELEGRAM_CUT_MIDWAY = "telegram_cut_midway"
+    TELEGRAM_DELAY = "telegram_delay"
+    TELEGRAM_HOLE = "telegram_hole"
+    TELEGRAM_FLOOD = "telegram_flood"  #: 429
+    TELEGRAM_ERROR = "telegram_error"  #: 5xx
+    TELEGRAM_HANG = "telegram_hang"  #: stored, and the answer never comes
+    TELEGRAM_DROP = "telegram_drop"  #: stored, and the connection ends without an answer
+    SPOOL_FULL = "spool_full"  #: an exporter finds less room than its floor
+
+
+class Only(StrEnum):
+    """Which part a run is after."""
+
+    EXPORTER = "exporter"
+    UPLOADER = "uploader"
+    BROKER = "broker"
+    DATABASE = "database"
+
+
+GATEWAYS: Final = ("gateway-1", "gateway-2")
+EXPORTERS: Final = ("exporter-1", "exporter-2")
+UPLOADERS: Final = ("uploader-1", "uploader-2")
+EVERYBODY: Final = (*GATEWAYS, *EXPORTERS, *UPLOADERS)
+WORKERS: Final = (*EXPORTERS, *UPLOADERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """`victims`: who may be hit, empty for a server; `seconds`: the shortest and longest it lasts."""
+
+    only: Only | None
+    weight: float
+    victims: tuple[str, ...] = ()
+    seconds: tuple[float, float] = (0.0, 0.0)
+    at_most: int = 3  #: in one seed
+
+
+TRAITS: Final[dict[Fault, Trait]] = {
+    Fault.KILL: Trait(None, 6, EVERYBODY, (0.2, 3.0)),
+    Fault.KILL_BEFORE_DUMP: Trait(Only.EXPORTER, 2, EXPORTERS, (0.2, 2.0), 1),
+    Fault.KILL_IN_DUMP: Trait(Only.EXPORTER, 3, EXPORTERS, (0.2, 2.0), 1),
+    Fault.KILL_AFTER_DUMP: Trait(Only.EXPORTER, 3, EXPORTERS, (0.2, 2.0), 1),
+    Fault.KILL_BEFORE_PUBLISH: Trait(Only.BROKER, 2, GATEWAYS, (0.2, 2.0), 1),
+    Fault.KILL_BEFORE_MARK: Trait(Only.BROKER, 2, EVERYBODY, (0.2, 2.0), 1),
+    Fault.KILL_IN_SEND: Trait(Only.UPLOADER, 3, UPLOADERS, (0.2, 2.0), 1),
+    Fault.KILL_BEFORE_RECORD: Trait(Only.UPLOADER, 3, UPLOADERS, (0.2, 2.0), 1),
+    Fault.KILL_BEFORE_STORED: Trait(Only.UPLOADER, 3, UPLOADERS, (0.2, 2.0), 1),
+    Fault.FREEZE: Trait(None, 5, EVERYBODY, (4.0, 6.0)),
+    Fault.TERMINATE: Trait(None, 4, EVERYBODY, (0.0, 1.0)),
+    Fault.BROKER_KILL: Trait(Only.BROKER, 2, (), (0.5, 4.0), 1),
+    Fault.BROKER_CLOSE: Trait(Only.BROKER, 1.5, (), at_most=1),
+    Fault.BROKER_ALARM: Trait(Only.BROKER, 1, (), (2.0, 5.0), 1),
+    Fault.QUEUES_DELETED: Trait(Only.BROKER, 2, (), at_most=1),
+    Fault.POSTGRES_RESTART: Trait(Only.DATABASE, 3, (), (0.2, 3.0), 1),
+    Fault.POSTGRES_CUT: Trait(Only.DATABASE, 3, EVERYBODY),
+    Fault.POSTGRES_CUT_MIDWAY: Trait(Only.DATABASE, 3, WORKERS),
+    Fault.POSTGRES_DELAY: Trait(Only.DATABASE, 1.5, EVERYBODY, (2.0, 5.0)),
+    Fault.POSTGRES_HOLE: Trait(Only.DATABASE, 3, EVERYBODY, (2.0, 6.0)),
+    Fault.AMQP_CUT: Trait(Only.BROKER, 2, EVERYBODY),
+    Fault.AMQP_DELAY: Trait(Only.BROKER, 1, EVERYBODY, (2.0, 5.0)),
+    Fault.AMQP_HOLE: Trait(Only.BROKER, 2, EVERYBODY, (3.0, 8.0)),
+    Fault.TELEGRAM_CUT: Trait(Only.UPLOADER, 2, UPLOADERS),
+    Fault.TELEGRAM_CUT_MIDWAY: Trait(Only.UPLOADER, 3, UPLOADERS),
+    Fault.TELEGRAM_DELAY: Trait(Only.UPLOADER, 1.5, UPLOADERS, (2.0, 5.0)),
+    Fault.TELEGRAM_HOLE: Trait(Only.UPLOADER, 2, UPLOADERS, (3.0, 8.0)),
+    Fault.TELEGRAM_FLOOD: Trait(Only.UPLOADER, 2, ()),
+    Fault.TELEGRAM_ERROR: Trait(Only.UPLOADER, 2, ()),
+    Fault.TELEGRAM_HANG: Trait(Only.UPLOADER, 2, (), (2.0, 6.0)),
+    Fault.TELEGRAM_DROP: Trait(Only.UPLOADER, 2, ()),
+    Fault.SPOOL_FULL: Trait(Only.EXPORTER, 2, EXPORTERS, (2.0, 4.0), 1),
+}
