@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import asyncpg
-    from aio_pika.abc import AbstractChannel
+    from aio_pika.abc import AbstractConnection
 
     from sandbox.bot_api.store import StoredMessage
     from sandbox.chaos.fleet import Exit
@@ -164,10 +164,10 @@ class Gathering:
         return sum(confirmed > last_deleted for confirmed in asked.confirmed_at)
 
     async def _queues(self) -> tuple[dict[str, list[Letter]], dict[str, int]]:
-        """Empties the queues that are kept; they and their vhost are the seed's own."""
+        """What lies in the queues that are kept, and how much in the others; all of it stays there."""
         async with amqp.connected(self.stack.amqp_url, name="chaos-check") as connection:
+            letters = {name: await _letters(connection, name) for name in _KEPT_QUEUES}
             channel = await connection.channel()
-            letters = {name: await _drained(channel, name) for name in _KEPT_QUEUES}
             depths = {
                 name: (await channel.get_queue(name)).declaration_result.message_count or 0
                 for name in WORK_QUEUES
@@ -254,10 +254,12 @@ def _by_actor(audited: Sequence[asyncpg.Record]) -> dict[str, set[UUID]]:
     return found
 
 
-async def _drained(channel: AbstractChannel, name: str) -> list[Letter]:
+async def _letters(connection: AbstractConnection, name: str) -> list[Letter]:
+    """All of them go back when the channel is closed."""
+    channel = await connection.channel()
     queue = await channel.get_queue(name)
     letters = []
-    while message := await queue.get(no_ack=True, fail=False):
+    while message := await queue.get(fail=False):
         job_id = message.correlation_id or message.headers.get("x-job-id")
         original = message.headers.get("x-message-id")
         letters.append(
@@ -269,4 +271,5 @@ async def _drained(channel: AbstractChannel, name: str) -> list[Letter]:
                 original_id=str(original) if original else None,
             )
         )
+    await channel.close()
     return letters
