@@ -30,6 +30,9 @@ GRANT INSERT ON control_plane.jobs TO pgferry_gateway, pgferry_exporter;
 GRANT SELECT, INSERT ON control_plane.job_requests TO pgferry_gateway, pgferry_exporter;
 GRANT SELECT, INSERT, DELETE ON control_plane.idempotency_keys TO pgferry_gateway;
 
+-- Whichever service finds a cancelled job of a worker that died says that its parts are to be deleted.
+GRANT UPDATE (status, superseded_at) ON control_plane.backup_parts TO pgferry_gateway;
+
 -- The exporter reads which schema a project has, and supersedes what an older dump had sent.
 GRANT SELECT ON control_plane.projects TO pgferry_exporter;
 GRANT UPDATE ON control_plane.backup_parts TO pgferry_exporter;

@@ -11,6 +11,7 @@ from shared.messaging.session import Session
 from shared.runtime.admin import admin_server, serving
 from shared.runtime.process import beside, start_service
 from shared.storage.database import open_database
+from shared.storage.duties import reconciler_of
 from shared.storage.nudges import OUTBOX
 from shared.storage.outbox_session import outbox_of
 from shared.storage.readiness import DatabaseProbe
@@ -33,7 +34,13 @@ async def main(settings: GatewaySettings, stopping: asyncio.Event) -> None:
             async with serving(app, settings.host, settings.port, max_header_bytes=MAX_HEADER_BYTES):
                 await stopping.wait()
 
-        await beside(serve, publisher.run(relay.run), database.nudges.listen(), probe.run())
+        await beside(
+            serve,
+            publisher.run(relay.run),
+            database.nudges.listen(),
+            probe.run(),
+            reconciler_of(database, settings).run(stopping),
+        )
 
 
 def start() -> int:

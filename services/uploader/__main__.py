@@ -23,6 +23,7 @@ from shared.runtime.startup import until_available
 from shared.runtime.worker import Worker
 from shared.storage.attempts import Attempts
 from shared.storage.database import open_database
+from shared.storage.duties import reconciler_of
 from shared.storage.nudges import OUTBOX, UPLOAD
 from shared.storage.outbox_session import outbox_of
 from shared.storage.readiness import DatabaseProbe
@@ -78,6 +79,7 @@ async def main(settings: UploaderSettings, stopping: asyncio.Event) -> None:
             consuming.run(consumer.run),
             database.nudges.listen(),
             probe.run(),
+            reconciler_of(database, settings).run(stopping),
         )
 
 

@@ -2,6 +2,7 @@
 
     Failure
     ├── PermanentError      trying again cannot help
+    │   └── AttemptsExhausted   workers died at each allowed attempt
     ├── TemporaryError      may pass: try again later, at the cost of an attempt
     │   └── DumpLost        the spool no longer has the dump: make it again
     └── Unavailable         a dependency is down: hand the job back, at no cost
@@ -24,6 +25,15 @@ class Failure(Exception):
 
 class PermanentError(Failure):
     """Trying again cannot help."""
+
+
+class AttemptsExhausted(PermanentError):
+    """The last allowed attempt ended without a word, and so its worker, too."""
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(
+            "attempts_exhausted", f"{attempts} attempts ended without a result: their workers died."
+        )
 
 
 class TemporaryError(Failure):

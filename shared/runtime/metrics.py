@@ -37,6 +37,16 @@ ATTEMPTS = Counter(
     "Attempts at one half of a job, by how they ended.",
     labelnames=("group", "outcome"),
 )
+RECONCILED = Counter(
+    "pgferry_reconciled_total",
+    "What this process put right in its rounds, by duty and kind.",
+    labelnames=("duty", "kind"),
+)
+RECONCILED_AT = Gauge(
+    "pgferry_reconciled_timestamp_seconds",
+    "When this process last ended a round of this duty well; 0 before the first.",
+    labelnames=("duty",),
+)
 SLOTS_BUSY = Gauge("pgferry_slots_busy", "Jobs that this process works on now.")
 
 for connection in ("publisher", "consumer"):

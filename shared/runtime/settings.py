@@ -115,6 +115,18 @@ class ServiceSettings(Settings):
     admin_host: str = Field(default="127.0.0.1", alias="PGFERRY_ADMIN_HOST")
     """Where health and metrics listen: without authentication, so not on a public address."""
 
+    attempts: int = Field(default=3, ge=1, le=20, alias="PGFERRY_ATTEMPTS")
+    """Attempts of one half of a job before it fails for good; the same for all processes, since each of them
+    gives up the jobs of workers that died."""
+
+    reconcile_seconds: float = Field(default=60, gt=0, le=3600, alias="PGFERRY_RECONCILE_SECONDS")
+    """Between two rounds of looking for what others left over. Jobs whose lease lapsed are left to live
+    workers for a quarter of it."""
+
+    @property
+    def reconcile_grace_seconds(self) -> float:
+        return self.reconcile_seconds / 4
+
 
 class WorkerSettings(ServiceSettings):
     lease_seconds: float = Field(default=60, gt=0, le=3600, alias="PGFERRY_LEASE_SECONDS")
@@ -127,9 +139,6 @@ class WorkerSettings(ServiceSettings):
 
     poll_seconds: float = Field(default=5, gt=0, le=60, alias="PGFERRY_POLL_SECONDS")
     """An idle slot asks this often, if nothing wakes it before."""
-
-    attempts: int = Field(default=3, ge=1, le=20, alias="PGFERRY_ATTEMPTS")
-    """Attempts of one half of a job before it fails for good."""
 
     drain_seconds: float = Field(default=25, ge=0, le=3600, alias="PGFERRY_DRAIN_SECONDS")
     """Time that work in hand has to finish after SIGTERM; below the container's 30 s."""

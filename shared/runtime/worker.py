@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 
-from shared.contracts.errors import LeaseLost, PermanentError, Unavailable
+from shared.contracts.errors import AttemptsExhausted, LeaseLost, Unavailable
 from shared.contracts.job import Claim
 from shared.contracts.verdict import Dead, HandBack, RetryAt, verdict
 from shared.runtime.backoff import backoff
@@ -252,6 +252,4 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 async def _used_up(claim: Claim, _progress: Progress) -> None:
     """Stands for the work when the last allowed attempt ended without a word: its worker died with it."""
-    raise PermanentError(
-        "attempts_exhausted", f"{claim.attempts} attempts ended without a result: their workers died."
-    )
+    raise AttemptsExhausted(claim.attempts)

@@ -16,7 +16,7 @@ from shared.contracts.job import HALVES, Claim, Stage, StageGroup
 from shared.contracts.messages import BackupFailed, ExportRequested
 from shared.contracts.topology import dead_key
 from shared.contracts.verdict import Dead, HandBack, RetryAt
-from shared.storage.database import Database
+from shared.storage.database import Database, Transaction
 from shared.storage.jobs import Job
 from shared.storage.nudges import cancel_of
 
@@ -56,9 +56,7 @@ class Attempts:
 
     async def bury(self, claim: Claim, dead: Dead) -> None:
         async with self.database.transaction() as transaction:
-            job = await transaction.jobs.failed(claim, code=dead.code, sentence=dead.sentence)
-            await transaction.outbox.add(_failed_event(job, claim))
-            await transaction.outbox.add(self._dead_letter(job, claim))
+            await bury(transaction, claim, dead, service=self.service)
 
     async def obey_cancel(self, claim: Claim) -> None:
         async with self.database.transaction() as transaction:
@@ -78,28 +76,12 @@ class Attempts:
                 give_back=give_back,
             )
 
-    def _dead_letter(self, job: Job, claim: Claim) -> Envelope:
-        headers: dict[str, HeaderValue] = {
-            "x-job-id": str(job.id),
-            "x-project-id": job.project_id,
-            "x-reason": job.error_code or "",
-            "x-message": job.error_message or "",
-            "x-attempts": claim.attempts,
-            "x-service": self.service,
-            "x-host": socket.gethostname(),
-            "x-first-failed-at": _iso(job.first_failed_at),
-            "x-last-failed-at": _iso(job.last_failed_at),
-            "x-replay-count": job.replay_count,
-        }
-        if job.traceparent:
-            headers["traceparent"] = job.traceparent
-        return dead_letter(
-            job.command,
-            routing_key=dead_key(self.service),
-            message_type=ExportRequested.type,
-            headers=headers,
-            correlation_id=job.id,
-        )
+
+async def bury(transaction: Transaction, claim: Claim, dead: Dead, *, service: str) -> None:
+    """Give the job up, say so, and keep its command for a person. Raises LeaseLost."""
+    job = await transaction.jobs.failed(claim, code=dead.code, sentence=dead.sentence)
+    await transaction.outbox.add(_failed_event(job, claim))
+    await transaction.outbox.add(_dead_letter(job, claim, service))
 
 
 def _failed_event(job: Job, claim: Claim) -> Envelope:
@@ -114,6 +96,30 @@ def _failed_event(job: Job, claim: Claim) -> Envelope:
     )
     return envelope_of(
         event, message_type=BackupFailed.type, correlation_id=job.id, traceparent=job.traceparent
+    )
+
+
+def _dead_letter(job: Job, claim: Claim, service: str) -> Envelope:
+    headers: dict[str, HeaderValue] = {
+        "x-job-id": str(job.id),
+        "x-project-id": job.project_id,
+        "x-reason": job.error_code or "",
+        "x-message": job.error_message or "",
+        "x-attempts": claim.attempts,
+        "x-service": service,
+        "x-host": socket.gethostname(),
+        "x-first-failed-at": _iso(job.first_failed_at),
+        "x-last-failed-at": _iso(job.last_failed_at),
+        "x-replay-count": job.replay_count,
+    }
+    if job.traceparent:
+        headers["traceparent"] = job.traceparent
+    return dead_letter(
+        job.command,
+        routing_key=dead_key(service),
+        message_type=ExportRequested.type,
+        headers=headers,
+        correlation_id=job.id,
     )
 
 

@@ -179,7 +179,7 @@ class Jobs:
                 record = await self._claimed(*arguments, alone=at_most is not None)
             except asyncpg.UniqueViolationError:
                 continue
-            return _claim(record, group, lease_seconds=lease_seconds, renewed_at=before) if record else None
+            return claim_of(record, group, lease_seconds=lease_seconds, renewed_at=before) if record else None
 
     async def _claimed(self, *arguments: object, alone: bool) -> asyncpg.Record | None:
         if not alone:
@@ -294,7 +294,7 @@ def _options(record: asyncpg.Record) -> ExportOptions:
     )
 
 
-def _claim(record: asyncpg.Record, group: StageGroup, *, lease_seconds: float, renewed_at: float) -> Claim:
+def claim_of(record: asyncpg.Record, group: StageGroup, *, lease_seconds: float, renewed_at: float) -> Claim:
     return Claim(
         job_id=record["id"],
         project_id=record["project_id"],

@@ -27,8 +27,9 @@ from shared.storage.requests import Request, Source, accept
 
 DEADLINE_SECONDS = 60.0
 
-#: A worker that dies is missed after three seconds, and retries come at once.
+#: A worker that dies is missed after three seconds, and retries come at once; only workers see to it.
 QUICK = {
+    "PGFERRY_RECONCILE_SECONDS": 3600,
     "PGFERRY_LEASE_SECONDS": 5,
     "PGFERRY_HEARTBEAT_SECONDS": 0.5,
     "PGFERRY_POLL_SECONDS": 0.3,

@@ -13,6 +13,7 @@ from sandbox.postgres import PostgresServer
 from shared.contracts.job import HALVES, Priority, StageGroup, Status
 from shared.contracts.messages import ExportRequested
 from shared.contracts.topology import COMMANDS
+from shared.storage import left_over, reaper
 from shared.storage.database import Database, open_database
 from shared.storage.jobs import _CLAIM as CLAIM_JOB
 from shared.storage.outbox import _CLAIM as CLAIM_OUTBOX
@@ -262,6 +263,10 @@ def _claim_arguments(group: StageGroup) -> tuple[object, ...]:
         pytest.param(CLAIM_JOB, _claim_arguments(StageGroup.UPLOAD), id="claim-upload"),
         pytest.param(ACCEPT, _arguments(request_of("project-7")), id="accept"),
         pytest.param(CLAIM_OUTBOX, (100, 30.0), id="claim-outbox"),
+        pytest.param(reaper.RELEASE, (15.0, 3, 100), id="release"),
+        pytest.param(reaper.TAKE_EXHAUSTED, (15.0, 3, "tester", 60.0), id="bury"),
+        pytest.param(reaper.FIND_ASKED, (15.0,), id="cancel-lapsed"),
+        pytest.param(left_over.COUNT, (15.0, 1000), id="left-over"),
     ],
 )
 async def test_hot_statements_read_no_table_from_end_to_end(
