@@ -100,6 +100,13 @@ class PostgresServer(PrivateServer):
     def directory(self) -> Path:
         return self._scratch.path
 
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id; RuntimeError before the first start."""
+        if self._child is None:
+            raise RuntimeError("the server was not started")
+        return self._child.pid
+
     def url(self, database: str = "postgres", user: str | None = None, password: str | None = None) -> str:
         """Where to connect over TCP; without `user`, as the superuser."""
         return login_url(self.port, database, user or SUPERUSER, password or self.password)

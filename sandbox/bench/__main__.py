@@ -2,18 +2,25 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from sandbox.bench.export import Bench
+from sandbox.bench.figures import Figures
 from sandbox.bench.plant import BenchFailed
+from sandbox.bench.queue import QueueBench
+from sandbox.bench.queue_figures import QueueFigures
+from sandbox.bench.queue_report import queue_report
 from sandbox.bench.report import report
 from sandbox.narration import Narration
 
 app = typer.Typer(add_completion=False)
+
+_Figures = TypeVar("_Figures", Figures, QueueFigures)
 
 
 @app.callback()
@@ -33,12 +40,37 @@ def export(
 ) -> None:
     """An export, from the claim of its job to its record, against pg_dump alone."""
     narration = Narration()
+    figures = _measured(Bench(megabytes, rounds, jobs, tables, large=large, narration=narration), narration)
+    _show(figures, report(figures), narration, json_file)
+
+
+@app.command()
+def queue(
+    *,
+    tenants: Annotated[int, typer.Option(help="Tenants, each exported once in a round.", min=1)] = 50,
+    tables: Annotated[int, typer.Option(help="Tables of each tenant, of 100 rows.", min=1)] = 10,
+    rounds: Annotated[int, typer.Option(help="How often everything is measured.", min=1)] = 3,
+    messages: Annotated[int, typer.Option(help="Messages for relay and intake.", min=1)] = 5_000,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+) -> None:
+    """Exports per second from the request to the recorded backup, against `xargs -P5 pg_dump`; milliseconds
+    per message of relay and intake, against bare publishing and consuming.
+    """
+    narration = Narration()
+    figures = _measured(QueueBench(tenants, tables, rounds, messages, narration), narration)
+    _show(figures, queue_report(figures), narration, json_file)
+
+
+def _measured(bench: Callable[[], Coroutine[None, None, _Figures]], narration: Narration) -> _Figures:
     try:
-        figures = asyncio.run(Bench(megabytes, rounds, jobs, tables, large=large, narration=narration)())
+        return asyncio.run(bench())
     except BenchFailed as error:
         narration.line(f"\nThe bench failed: {error}")
         raise typer.Exit(1) from error
-    narration.line(f"\n{report(figures)}")
+
+
+def _show(figures: Figures | QueueFigures, tables: str, narration: Narration, json_file: Path | None) -> None:
+    narration.line(f"\n{tables}")
     if json_file is not None:
         json_file.write_text(json.dumps(asdict(figures), indent=1) + "\n", encoding="utf-8")
 

@@ -45,7 +45,7 @@ class Bench:
 
     async def __call__(self) -> Figures:
         async with open_plant() as plant:
-            machine = await machine_facts(plant)
+            machine = await machine_facts(plant.owner, plant.client)
             await self._fill(plant)
             async with plant.exporter() as exporter:
                 start = exporter.peak_bytes()

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING
 from services.exporter import stages
 
 if TYPE_CHECKING:
-    from sandbox.bench.plant import Plant
+    import asyncpg
+
+    from services.exporter.pg_dump import Client
 
 
-async def machine_facts(plant: Plant) -> dict[str, str]:
-    server_version: str = await plant.owner.fetchval("SHOW server_version")
+async def machine_facts(connection: asyncpg.Connection, client: Client) -> dict[str, str]:
+    server_version: str = await connection.fetchval("SHOW server_version")
     return {
         "processor": f"{os.cpu_count()} x {_processor()}",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "kernel": platform.release(),
         "Python": platform.python_version(),
         "PostgreSQL": server_version.partition(" ")[0],
-        "pg_dump": plant.client.version,
+        "pg_dump": client.version,
         "zstd": f"{_version('zstd', '--version')} beside pg_dump, level {stages.ZSTD_LEVEL} in pgferry",
         "load before": f"{os.getloadavg()[0]:.2f}",
     }

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import secrets
 import shutil
@@ -19,6 +18,7 @@ from uuid import uuid4
 
 import asyncpg
 
+from sandbox.bench.processor import own_seconds
 from sandbox.directory import ScratchDirectory
 from sandbox.postgres import PostgresServer
 from sandbox.process import wait_until
@@ -100,9 +100,7 @@ class Exporter:
 
     def cpu_seconds(self) -> float:
         """Of this process alone, without pg_dump."""
-        stat = Path(f"/proc/{self.service.child.pid}/stat").read_text(encoding="ascii")
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return own_seconds(self.service.child.pid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 from sandbox.bench.figures import FC, LIMIT, MIB, PGFERRY, Figures, Rounds, ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 def report(figures: Figures) -> str:
     """Aims first, then what they were taken from."""
     return "\n\n".join(
         [
-            ", ".join(f"{name} {fact}" for name, fact in figures.machine.items()) + ".",
-            _table(("aim", "at most", "measured"), _aims(figures)),
-            _table(
+            machine_line(figures.machine),
+            table(("aim", "at most", "measured"), _aims(figures)),
+            table(
                 (f"{figures.whole.plain_bytes / 1e6:.0f} MB, {_rounds(figures)}", "seconds", "x the limit"),
                 _against(figures.whole.seconds),
             ),
-            _table(("peak memory of the exporter's process", "MiB"), _memory(figures)),
-            _table(("own processor time per GB of plain stream", "seconds"), _stages(figures)),
-            _table(
+            table(("peak memory of the exporter's process", "MiB"), _memory(figures)),
+            table(("own processor time per GB of plain stream", "seconds"), _stages(figures)),
+            table(
                 (f"a tenant of 1 MB, {_rounds(figures)}", "pg_dump alone", "pgferry", "more"), _small(figures)
             ),
         ]
@@ -54,7 +54,7 @@ def _aims(figures: Figures) -> Iterator[Sequence[str]]:
 
 def _against(seconds: Rounds) -> Iterator[Sequence[str]]:
     for name, measured in seconds.items():
-        yield name, _seconds(measured), f"{ratio(measured, seconds[LIMIT]):.2f}"
+        yield name, seconds_of(measured), f"{ratio(measured, seconds[LIMIT]):.2f}"
 
 
 def _memory(figures: Figures) -> Iterator[Sequence[str]]:
@@ -82,15 +82,19 @@ def _small(figures: Figures) -> Iterator[Sequence[str]]:
         (f"among {figures.tables:,} tables of others", figures.lost),
     ):
         more = median(ours - alone for ours, alone in zip(small.pgferry, small.pg_dump, strict=True))
-        yield where, _seconds(small.pg_dump), _seconds(small.pgferry), f"{more:.2f} s"
+        yield where, seconds_of(small.pg_dump), seconds_of(small.pgferry), f"{more:.2f} s"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def machine_line(machine: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {fact}" for name, fact in machine.items()) + "."
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _seconds(measured: Sequence[float]) -> str:
+def seconds_of(measured: Sequence[float]) -> str:
     return f"{median(measured):.2f} ({min(measured):.2f} to {max(measured):.2f})"
 
 

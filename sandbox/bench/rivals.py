@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from sandbox.bench.plant import BenchFailed
-from services.exporter.pg_dump import DumpCommand, without_password
+from services.exporter.pg_dump import Client, DumpCommand, without_password
 from shared.contracts.job import Format, schema_of
 
 if TYPE_CHECKING:
@@ -50,21 +50,30 @@ class PgDump:
         _run([self._arguments(), *([self.through] if self.through else [])], self._environment(), output)
 
     def _arguments(self) -> list[str]:
-        command = DumpCommand(
-            client=self.plant.client,
-            format=Format.SQL,
-            url=self.plant.tenants_url(crowded=self.crowded),
-            schema=schema_of(self.slug),
-            snapshot="",
-            lock_seconds=30,
-            application_name="bench",
-        )
-        kept = [argument for argument in command.arguments() if not argument.startswith(_REPLACED)]
-        return [*kept, f"--format={self.form}"]
+        url = self.plant.tenants_url(crowded=self.crowded)
+        return pg_dump_arguments(self.plant.client, url, schema_of(self.slug), form=self.form)
 
     def _environment(self) -> dict[str, str]:
-        _, password = without_password(self.plant.tenants_url())
-        return {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PGPASSWORD": password or ""}
+        return pg_dump_environment(self.plant.tenants_url())
+
+
+def pg_dump_arguments(client: Client, url: str, schema: str, *, form: str = "plain") -> list[str]:
+    command = DumpCommand(
+        client=client,
+        format=Format.SQL,
+        url=url,
+        schema=schema,
+        snapshot="",
+        lock_seconds=30,
+        application_name="bench",
+    )
+    kept = [argument for argument in command.arguments() if not argument.startswith(_REPLACED)]
+    return [*kept, f"--format={form}"]
+
+
+def pg_dump_environment(url: str) -> dict[str, str]:
+    _, password = without_password(url)
+    return {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PGPASSWORD": password or ""}
 
 
 def _run(pipeline: Sequence[Sequence[str]], environment: dict[str, str], output: IO[bytes] | int) -> None:

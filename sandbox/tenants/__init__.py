@@ -72,10 +72,16 @@ async def create_crowd(connection: asyncpg.Connection, *, tables: int) -> None:
     """Fill the database with other tenants' empty tables, each with a key, a default and a text."""
     for number, first in enumerate(range(0, tables, _CROWD_TABLES_PER_SCHEMA)):
         count = min(tables - first, _CROWD_TABLES_PER_SCHEMA)
-        async with connection.transaction():
-            await _enter_new_schema(connection, f"crowd-{number}")
-            await _set(connection, "sandbox.tables", str(count))
-            await _run(connection, "crowd.sql")
+        await create_tables(connection, slug=f"crowd-{number}", tables=count, rows=0)
+
+
+async def create_tables(connection: asyncpg.Connection, *, slug: str, tables: int, rows: int) -> None:
+    """Make a tenant of so many tables, with so many rows in each."""
+    async with connection.transaction():
+        await _enter_new_schema(connection, slug)
+        await _set(connection, "sandbox.tables", str(tables))
+        await _set(connection, "sandbox.rows", str(rows))
+        await _run(connection, "crowd.sql")
 
 
 async def create_entangled_tenant(connection: asyncpg.Connection, *, slug: str) -> None:

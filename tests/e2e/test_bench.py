@@ -10,18 +10,31 @@ from typing import Any
 import pytest
 
 from sandbox.bench.figures import FC, LIMIT, PGFERRY
+from sandbox.bench.queue_figures import CONSUME, INTAKE, PUBLISH, RELAY, STAND_IN
 
 REPOSITORY = Path(__file__).parents[2]
 JOBS = 2
+TENANTS = 2
+MESSAGES = 10
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """What a tiny bench printed, and its figures."""
-    figures = tmp_path_factory.mktemp("bench") / "figures.json"
     sizes = ["--megabytes", "2", "--rounds", "1", "--jobs", str(JOBS), "--tables", "20"]
+    return _ran("export", *sizes, figures=tmp_path_factory.mktemp("bench") / "figures.json")
+
+
+@pytest.fixture(scope="module")
+def queue(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """The same of the whole chain."""
+    sizes = ["--tenants", str(TENANTS), "--tables", "2", "--rounds", "1", "--messages", str(MESSAGES)]
+    return _ran("queue", *sizes, figures=tmp_path_factory.mktemp("queue") / "figures.json")
+
+
+def _ran(bench: str, *sizes: str, figures: Path) -> tuple[str, dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", "sandbox.bench", "export", *sizes, "--json", str(figures)],
+        [sys.executable, "-m", "sandbox.bench", bench, *sizes, "--json", str(figures)],
         cwd=REPOSITORY,
         env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
         stdout=subprocess.PIPE,
@@ -52,3 +65,28 @@ def test_it_measures_what_it_says(bench: tuple[str, dict[str, Any]]) -> None:
     assert 0 < peaks["start"] <= peaks["tenth"] <= peaks["at_once"]
     assert all(seconds[0] >= 0 for seconds in figures["stages"].values())
     assert figures["lost"]["pgferry"][0] > 0
+
+
+def test_it_prints_how_quick_the_chain_is(queue: tuple[str, dict[str, Any]]) -> None:
+    """The aim has a measured value, and each process its processor time."""
+    printed, figures = queue
+    aim = next(line for line in printed.splitlines() if "| 0.70 x |" in line)
+    assert float(aim.split("|")[3].strip().removesuffix(" x")) > 0
+    for process in figures["chain"][0]["processor"]:
+        assert f"| {process} |" in printed
+
+
+def test_it_measures_the_chain_its_rival_and_each_message(queue: tuple[str, dict[str, Any]]) -> None:
+    """All took part once, each process worked, and what carried a message has its time."""
+    _, figures = queue
+    chain, rival = figures["chain"], figures["rival"]
+
+    assert (figures["tenants"], figures["messages"]) == (TENANTS, MESSAGES)
+    assert len(chain) == len(rival) == 1
+    assert min(chain[0]["seconds"], rival[0]["seconds"]) > 0
+    assert {"gateway", "exporter", "uploader", "pg_dump", "PostgreSQL", "RabbitMQ", STAND_IN} == chain[0][
+        "processor"
+    ].keys()
+    for busy in ("exporter", "uploader", "pg_dump", "PostgreSQL"):
+        assert chain[0]["processor"][busy] > 0
+    assert all(figures["carried"][name][0] > 0 for name in (RELAY, PUBLISH, INTAKE, CONSUME))
