@@ -13,14 +13,16 @@ from services.exporter.metrics import CLIENTS
 from services.exporter.pg_dump import find_clients
 from services.exporter.settings import ExporterSettings
 from services.exporter.tenant import forget_libpq_variables
+from services.exporter.tenant_server import TenantServer
 from shared.contracts.job import StageGroup
 from shared.contracts.topology import EXPORTER
 from shared.messaging.consumer import Consumer
 from shared.messaging.relay import Relay
 from shared.messaging.session import Session
 from shared.runtime.admin import admin_server
+from shared.runtime.dependencies import Dependencies
 from shared.runtime.process import beside, start_service
-from shared.runtime.startup import until_available
+from shared.runtime.stopping import Stopping
 from shared.runtime.worker import Worker
 from shared.storage.attempts import Attempts
 from shared.storage.database import open_database
@@ -34,7 +36,7 @@ from shared.storage.spool import open_spool
 SERVICE = "exporter"
 
 
-async def main(settings: ExporterSettings, stopping: asyncio.Event) -> None:
+async def main(settings: ExporterSettings, stopping: Stopping) -> None:
     """Run until `stopping`."""
     clients = find_clients(settings.pg_bin_dirs)
     for client in clients:
@@ -46,9 +48,16 @@ async def main(settings: ExporterSettings, stopping: asyncio.Event) -> None:
             open_database(settings.database_url, name="pgferry-exporter")
         )
         probe = DatabaseProbe(database)
-        ready = {"database": lambda: probe.answers}
+        needs = Dependencies("spool")
+        needs.probe_by("database", probe.ask)
+        tenants = TenantServer(settings.tenants, clients)
+        for name in TenantServer.names:
+            needs.probe_by(name, tenants.probe)
+        ready = {"database": lambda: probe.answers, **needs.ready("spool", *TenantServer.names)}
         await stack.enter_async_context(admin_server(settings.admin_host, settings.admin_port, ready))
-        spool = await until_available(partial(open_spool, settings.spool_url, database))
+        opening = partial(open_spool, settings.spool_url, database)
+        spool = await needs.opened("spool", opening, stopping=stopping)
+        needs.probe_by("spool", partial(asyncio.to_thread, spool.probe))
         wake = database.nudges.event(DUMP)
         worker = Worker(
             attempts=Attempts(
@@ -63,6 +72,7 @@ async def main(settings: ExporterSettings, stopping: asyncio.Event) -> None:
             wake=wake,
             discard=spool.remove_job,
             settings=settings,
+            needs=needs,
             slots=settings.slots,
             group=StageGroup.DUMP.value,
         )

@@ -6,8 +6,8 @@ Called by the worker for each claim. What makes a dump good is decided in `servi
 import asyncio
 import errno
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,12 +56,12 @@ class Export:
         """Dump, then record and announce it together. Raises a Failure, or LeaseLost."""
         schema = schema_of(await slug_of(self.database, claim.project_id))
         prefix = self.spool.prefix(claim.job_id, claim.fence)
-        await asyncio.to_thread(self.spool.remove_older, claim.job_id, claim.fence)
-        with _writing():
+        async with self._writing():
+            await asyncio.to_thread(self.spool.remove_older, claim.job_id, claim.fence)
             await asyncio.to_thread(self._room().require_begin, claim.options.format)
         try:
             dump = await self._unless_swapped(claim, schema, prefix, progress)
-            with _writing():
+            async with self._writing():
                 await asyncio.to_thread(prefix.write_dump, dump)
         except BaseException:
             await asyncio.to_thread(prefix.remove)
@@ -139,7 +139,7 @@ class Export:
             ) as snapshot,
         ):
             command = self._command(claim, snapshot)
-            with _writing():
+            async with self._writing():
                 await asyncio.to_thread(prefix.create)
             streamed, found = await self._stream_and_count(claim, command, snapshot, prefix, progress)
             require_whole(streamed, snapshot, found.rows)
@@ -181,13 +181,33 @@ class Export:
         stages: list[Stage] = [stage for stage in (plain, compress, encrypt, cut) if stage is not None]
         source, output = open_pipe()
         async with pg_dump.running(command, output) as dump:
-            with _writing():
+            async with self._writing():
                 running = run_stages(stages, source, stop=dump.kill)
                 if isinstance(plain.counter, TarCounter):
                     running = watched(running, room.watch(dump.process.pid, plain.counter))
                 await running
             exit_code, stderr = await dump.ended()
         return Streamed(plain, cut, exit_code, stderr)
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[None]:
+        """Give what can go wrong with stream and spool its name; paths are ours alone, so none is told.
+
+        Raises Unavailable where it is the spool that is gone, and not only what this job has there.
+        """
+        try:
+            yield
+        except UnknownStream as error:
+            raise TemporaryError(
+                "stream_unknown", f"pg_dump wrote what this version cannot read: {error}."
+            ) from error
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise TemporaryError("spool_full", "The spool has no room for the dump.") from error
+            await asyncio.to_thread(self.spool.probe)
+            raise TemporaryError(
+                "spool_failed", f"The dump could not be written: {error.strerror or type(error).__name__}."
+            ) from error
 
     def _room(self) -> Room:
         return Room(self.settings, self.spool.root, self.free)
@@ -215,20 +235,3 @@ async def _require_same_schema(probe: Probe, before: Identity, *, cause: Failure
         raise TemporaryError(
             "schema_changed", f"Schema {probe.schema!r} was replaced, renamed or altered during the dump."
         ) from cause
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    """Give what can go wrong with stream and spool its name; paths are ours alone, so none is told."""
-    try:
-        yield
-    except UnknownStream as error:
-        raise TemporaryError(
-            "stream_unknown", f"pg_dump wrote what this version cannot read: {error}."
-        ) from error
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise TemporaryError("spool_full", "The spool has no room for the dump.") from error
-        raise TemporaryError(
-            "spool_failed", f"The dump could not be written: {error.strerror or type(error).__name__}."
-        ) from error

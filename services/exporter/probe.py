@@ -140,7 +140,9 @@ class Probe:
             except _CUT as error:
                 log.info("the probe's session is cut; it connects again", reason=type(error).__name__)
         self.close()
-        self._connection = await connect_tenant(self.url, self.claim, answer_seconds=self.answer_seconds)
+        self._connection = await connect_tenant(
+            self.url, self.claim.application_name, answer_seconds=self.answer_seconds
+        )
         with speaking_to_tenant():
             return list(await self._connection.fetch(query, *arguments))
 
@@ -148,7 +150,7 @@ class Probe:
 @asynccontextmanager
 async def probing(url: str, claim: Claim, schema: str, *, answer_seconds: float) -> AsyncIterator[Probe]:
     """A probe for the attempt; when that fails or is cancelled, its server sessions are ended."""
-    connection = await connect_tenant(url, claim, answer_seconds=answer_seconds)
+    connection = await connect_tenant(url, claim.application_name, answer_seconds=answer_seconds)
     probe = Probe(url, claim, schema, answer_seconds, connection)
     try:
         yield probe

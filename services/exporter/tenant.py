@@ -1,6 +1,6 @@
 """Sessions on the tenants' server, each marked with job and fence.
 
-Opened by `services.exporter.snapshot` and `services.exporter.probe`; the server's errors get their names
+Opened by `services.exporter.export`, `probe` and `tenant_server`; the server's errors get their names
 here.
 """
 
@@ -32,21 +32,24 @@ async def open_tenant(
 
     `answer_seconds` is how long each query may take; without it whoever asks limits the time.
     """
-    connection = await connect_tenant(url, claim, answer_seconds=answer_seconds)
+    connection = await connect_tenant(url, claim.application_name, answer_seconds=answer_seconds)
     try:
         yield connection
     finally:
         connection.terminate()
 
 
-async def connect_tenant(url: str, claim: Claim, *, answer_seconds: float | None) -> asyncpg.Connection:
+async def connect_tenant(
+    url: str, application_name: str, *, answer_seconds: float | None
+) -> asyncpg.Connection:
+    """Raises Unavailable when the server gives no session."""
     try:
         return await asyncpg.connect(
             url,
             timeout=min(_CONNECT_SECONDS, answer_seconds or _CONNECT_SECONDS),
             command_timeout=answer_seconds,
             server_settings={
-                "application_name": claim.application_name,
+                "application_name": application_name,
                 "search_path": "pg_catalog",
                 "idle_session_timeout": "0",  # a probe says nothing for as long as the dump takes
                 "client_connection_check_interval": "5s",  # or a count outlives us by its whole time

@@ -1,6 +1,5 @@
 """The gateway's composition root: `python -m services.gateway`, or `pgferry gateway`."""
 
-import asyncio
 import sys
 from contextlib import AsyncExitStack
 
@@ -10,6 +9,7 @@ from shared.messaging.relay import Relay
 from shared.messaging.session import Session
 from shared.runtime.admin import admin_server, serving
 from shared.runtime.process import beside, start_service
+from shared.runtime.stopping import Stopping
 from shared.storage.database import open_database
 from shared.storage.duties import reconciler_of
 from shared.storage.nudges import OUTBOX
@@ -17,7 +17,7 @@ from shared.storage.outbox_session import outbox_of
 from shared.storage.readiness import DatabaseProbe
 
 
-async def main(settings: GatewaySettings, stopping: asyncio.Event) -> None:
+async def main(settings: GatewaySettings, stopping: Stopping) -> None:
     """Serve until `stopping`; starts and accepts requests with the broker down."""
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(

@@ -17,9 +17,10 @@ from shared.messaging.consumer import Consumer
 from shared.messaging.relay import Relay
 from shared.messaging.session import Session
 from shared.runtime.admin import admin_server
+from shared.runtime.dependencies import Dependencies
 from shared.runtime.process import beside, start_service
 from shared.runtime.signing import MANIFEST, Signer
-from shared.runtime.startup import until_available
+from shared.runtime.stopping import Stopping
 from shared.runtime.worker import Worker
 from shared.storage.attempts import Attempts
 from shared.storage.database import open_database
@@ -34,7 +35,7 @@ from shared.telegram.client import open_telegram
 SERVICE = "uploader"
 
 
-async def main(settings: UploaderSettings, stopping: asyncio.Event) -> None:
+async def main(settings: UploaderSettings, stopping: Stopping) -> None:
     """Run until `stopping`."""
     publishing = Session(settings.amqp_url, service=SERVICE, purpose="publisher")
     consuming = Session(settings.amqp_url, service=SERVICE, purpose="consumer")
@@ -43,13 +44,18 @@ async def main(settings: UploaderSettings, stopping: asyncio.Event) -> None:
             open_database(settings.database_url, name="pgferry-uploader")
         )
         probe = DatabaseProbe(database)
-        ready = {"database": lambda: probe.answers}
+        needs = Dependencies("spool", "telegram")
+        needs.probe_by("database", probe.ask)
+        ready = {"database": lambda: probe.answers, **needs.ready("spool", "telegram")}
         await stack.enter_async_context(admin_server(settings.admin_host, settings.admin_port, ready))
-        spool = await until_available(partial(open_spool, settings.spool_url, database))
+        opening = partial(open_spool, settings.spool_url, database)
+        spool = await needs.opened("spool", opening, stopping=stopping)
+        needs.probe_by("spool", partial(asyncio.to_thread, spool.probe))
         telegram = await stack.enter_async_context(
             open_telegram(settings.bot_token.get_secret_value(), settings.telegram_api_url)
         )
-        await until_available(telegram.introduce)
+        await needs.opened("telegram", telegram.introduce, stopping=stopping)
+        needs.probe_by("telegram", telegram.probe)
         wake = database.nudges.event(UPLOAD)
         worker = Worker(
             attempts=Attempts(
@@ -68,6 +74,7 @@ async def main(settings: UploaderSettings, stopping: asyncio.Event) -> None:
             wake=wake,
             discard=spool.remove_job,
             settings=settings,
+            needs=needs,
             slots=settings.slots,
             group=StageGroup.UPLOAD.value,
         )

@@ -37,6 +37,13 @@ class Upload:
 
     async def __call__(self, claim: Claim, progress: Progress) -> None:
         """Send what is not sent yet, then record. Raises a Failure, or LeaseLost."""
+        try:
+            await self._upload(claim, progress)
+        except DumpLost:
+            await asyncio.to_thread(self.spool.probe)  # a spool that is gone has lost nothing yet
+            raise
+
+    async def _upload(self, claim: Claim, progress: Progress) -> None:
         prefix = self._prefix(claim)
         dump = await asyncio.to_thread(prefix.read_dump)
         parts = await self._send_parts(claim, prefix, dump, progress)

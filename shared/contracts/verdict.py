@@ -27,9 +27,8 @@ class RetryAt:
 
 @dataclass(frozen=True, slots=True)
 class HandBack:
-    """Somebody else, or we later, may have the job after `delay_seconds`; the attempt is given back."""
+    """Somebody else, or we later, may have the job; the attempt is given back, and the job keeps its rank."""
 
-    delay_seconds: float
     code: str | None = None
     """What it waits for; None where nothing is wrong, as when the worker is stopped."""
     sentence: str | None = None
@@ -63,7 +62,7 @@ def verdict(
         case PermanentError():
             return Dead(error.code, error.sentence)
         case Unavailable():
-            return HandBack(RETRY_DELAYS_SECONDS[0] * scale, error.code, error.sentence)
+            return HandBack(error.code, error.sentence)
         case _:
             code, sentence = _named(error)
     if attempts >= limit:

@@ -48,6 +48,11 @@ RECONCILED_AT = Gauge(
     labelnames=("duty",),
 )
 SLOTS_BUSY = Gauge("pgferry_slots_busy", "Jobs that this process works on now.")
+WAITING = Gauge(
+    "pgferry_dependency_missing",
+    "1 while this process claims no job because it waits for this dependency.",
+    labelnames=("dependency",),
+)
 
 for connection in ("publisher", "consumer"):
     AMQP_CONNECTED.labels(connection)

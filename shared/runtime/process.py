@@ -13,6 +13,7 @@ import structlog
 
 from shared.runtime import logs
 from shared.runtime.settings import ServiceSettings, SettingsError, load
+from shared.runtime.stopping import Stopped, Stopping
 
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
@@ -29,7 +30,7 @@ class Fatal(Exception):
 def start_service(
     name: str,
     settings_class: type[AnySettings],
-    main: Callable[[AnySettings, asyncio.Event], Coroutine[Any, Any, None]],
+    main: Callable[[AnySettings, Stopping], Coroutine[Any, Any, None]],
 ) -> int:
     """Read the settings, set up logging, run; returns the exit code (2 for wrong settings)."""
     try:
@@ -43,11 +44,13 @@ def start_service(
     return run(partial(main, settings))
 
 
-def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
-    """Run `main(stopping)` and return the exit code; `stopping` is set by the first SIGTERM or SIGINT."""
+def run(main: Callable[[Stopping], Coroutine[Any, Any, None]]) -> int:
+    """Run `main(stopping)` and return the exit code; each SIGTERM or SIGINT asks `stopping` once."""
     code = 0
     try:
         asyncio.run(_with_signals(main))
+    except* Stopped:
+        log.info("stopped before it began")
     except* Fatal as fatal:
         for reason in _reasons(fatal):
             sys.stderr.write(f"{reason}\n")
@@ -86,11 +89,11 @@ async def endable(background: Coroutine[Any, Any, None]) -> None:
     task.result()
 
 
-async def _with_signals(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    stopping = asyncio.Event()
+async def _with_signals(main: Callable[[Stopping], Coroutine[Any, Any, None]]) -> None:
+    stopping = Stopping()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stopping.ask)
     await main(stopping)
 
 

@@ -1,25 +1,26 @@
-"""Waits for what a service needs at its start, and says what it waits for."""
+"""Repeats a call until what it needs is there, and says what it waits for."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import structlog
-
 from shared.contracts.errors import Unavailable
 from shared.runtime.backoff import backoff
+from shared.runtime.outage import Outage
 
-log = structlog.get_logger(__name__)
-
-Opened = TypeVar("Opened")
+Result = TypeVar("Result")
 
 
-async def until_available(open_it: Callable[[], Awaitable[Opened]]) -> Opened:
-    """Try again while `open_it` raises Unavailable."""
-    waits = backoff()
+async def until_available(call: Callable[[], Awaitable[Result]]) -> Result:
+    """Try again while `call` raises Unavailable."""
+    waits, outages = backoff(), dict[str, Outage]()
     while True:
         try:
-            return await open_it()
+            result = await call()
         except Unavailable as error:
-            log.warning("waiting", reason=error.sentence)
+            outages.setdefault(error.name, Outage(error.name)).goes_on(error.sentence)
             await asyncio.sleep(next(waits))
+        else:
+            for outage in outages.values():
+                outage.ended()
+            return result

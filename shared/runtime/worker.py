@@ -5,12 +5,13 @@ use case.
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
@@ -18,9 +19,13 @@ import structlog
 from shared.contracts.errors import AttemptsExhausted, LeaseLost, Unavailable
 from shared.contracts.job import Claim
 from shared.contracts.verdict import Dead, HandBack, RetryAt, verdict
-from shared.runtime.backoff import backoff
+from shared.runtime.dependencies import Dependencies
 from shared.runtime.metrics import ATTEMPT_OUTCOMES, ATTEMPTS, SLOTS_BUSY
 from shared.runtime.settings import WorkerSettings
+from shared.runtime.stopping import Stopped, Stopping, unless
+
+#: What a stopped slot has to say it in that it holds nothing any more.
+SETTLE_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -73,46 +78,63 @@ class Worker:
     settings: WorkerSettings
     slots: int
     group: str
+    needs: Dependencies = field(default_factory=Dependencies)
 
     def __post_init__(self) -> None:
         for outcome in ATTEMPT_OUTCOMES:
             ATTEMPTS.labels(self.group, outcome)
 
-    async def run(self, stopping: asyncio.Event) -> None:
+    async def run(self, stopping: Stopping) -> None:
         """Work until `stopping`; then finish what is in hand within the drain time, or hand it back."""
         slots = [asyncio.create_task(self._slot(stopping)) for _ in range(self.slots)]
-        ended = asyncio.create_task(stopping.wait())
+        signals = [asyncio.create_task(event.wait()) for event in (stopping, stopping.at_once)]
         try:
-            await asyncio.wait([ended, *slots], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([signals[0], *slots], return_when=asyncio.FIRST_COMPLETED)
             self.wake.set()
-            await asyncio.wait(slots, timeout=self.settings.drain_seconds)
+            drained = asyncio.gather(*slots, return_exceptions=True)
+            ends: list[asyncio.Future[Any]] = [drained, signals[1]]
+            await asyncio.wait(ends, timeout=self.settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            ended.cancel()
-            for slot in slots:
-                slot.cancel()
+            for task in (*signals, *slots):
+                task.cancel()
             results = await asyncio.gather(*slots, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
 
-    async def _slot(self, stopping: asyncio.Event) -> None:
-        waits = backoff()
+    async def _slot(self, stopping: Stopping) -> None:
         while not stopping.is_set():
             try:
-                claim = await self.attempts.claim()
-                waits = backoff()
+                if self.needs.missing:
+                    await unless(stopping, self.needs.found())
+                    continue
+                claim = await self._claim()
+            except Stopped:
+                return
             except Unavailable as error:
-                log.warning("cannot claim jobs", reason=error.sentence)
-                await _wait(stopping, next(waits))
+                self.needs.lost(error)
                 continue
             if claim is None:
                 await self._idle(stopping)
             elif stopping.is_set():
-                await self._carry_out(claim, HandBack(0))
+                await self._carry_out(claim, HandBack())
             else:
                 await self._attempt(claim)
 
-    async def _idle(self, stopping: asyncio.Event) -> None:
+    async def _claim(self) -> Claim | None:
+        """A claim that is on its way cannot be called back: who is cancelled meanwhile returns the job."""
+        claiming = asyncio.create_task(self.attempts.claim())
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    claim = await claiming
+                if claim is not None:
+                    await self._hand_back(claim)
+            raise
+
+    async def _idle(self, stopping: Stopping) -> None:
         if not stopping.is_set():
             await _wait(self.wake, self.settings.poll_seconds)
             self.wake.clear()
@@ -132,9 +154,11 @@ class Worker:
         except LeaseLost:
             return await self._let_go(claim)
         except asyncio.CancelledError:
-            await self._carry_out(claim, HandBack(0))
+            await self._hand_back(claim)
             raise
         except Exception as error:  # noqa: BLE001 - whatever the work raises, `verdict` decides on it
+            if isinstance(error, Unavailable):
+                self.needs.lost(error)  # before the job is back, or an idle slot would take it at once
             return await self._failed(claim, error)
         log.info("attempt done", group=self.group)
         return "done"
@@ -155,6 +179,14 @@ class Worker:
             exc_info=error if end.code == "unexpected_error" else None,
         )
         return await self._carry_out(claim, end)
+
+    async def _hand_back(self, claim: Claim) -> None:
+        """When told to stop: a database that does not answer may not hold up the end of the process."""
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._carry_out(claim, HandBack())
+        except TimeoutError:
+            log.warning("the job could not be handed back: its lease lapses", job_id=str(claim.job_id))
 
     async def _carry_out(self, claim: Claim, end: RetryAt | HandBack | Dead) -> str:
         """Write how the attempt ended; if that cannot be written, the lease lapses and says it."""

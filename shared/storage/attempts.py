@@ -70,7 +70,7 @@ class Attempts:
             await session.jobs.retry(
                 claim,
                 stage=stage,
-                delay_seconds=end.delay_seconds,
+                delay_seconds=end.delay_seconds if isinstance(end, RetryAt) else 0.0,
                 code=end.code,
                 sentence=end.sentence,
                 give_back=give_back,

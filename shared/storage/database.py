@@ -4,6 +4,7 @@ Composition roots open it; use cases take it as a dependency. Whatever cannot re
 `Unavailable("database")`.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -35,13 +36,30 @@ _PASSING = (
 
 #: A request that gets no connection for this long is better told so.
 _ACQUIRE_SECONDS = 10.0
+_CLOSE_SECONDS = 3.0
+
+
+#: The control plane is not there yet, or is an older one.
+_NOT_MIGRATED = (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 
 
 @contextmanager
 def reaching_database() -> Iterator[None]:
-    """Translate every way of not reaching the server into `Unavailable`."""
+    """Translate every way of not reaching the server, or what we need on it, into `Unavailable`."""
     try:
         yield
+    except _NOT_MIGRATED as error:
+        raise Unavailable(
+            "database",
+            f"control_plane is not of this version ({error}); run: pgferry migrate",
+            code="database_not_migrated",
+        ) from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise Unavailable(
+            "database",
+            f"DATABASE_URL's role may not use control_plane ({error}): apply deploy/sql/roles.sql.",
+            code="database_not_granted",
+        ) from error
     except (*_PASSING, TimeoutError) as error:
         said = str(error) if isinstance(error, asyncpg.PostgresError) else type(error).__name__
         raise Unavailable("database", f"PostgreSQL is not reachable: {said}.") from error
@@ -122,12 +140,26 @@ async def open_database(url: str, *, name: str, size: int = 10) -> AsyncIterator
             "idle_in_transaction_session_timeout": "30s",
         },
     )
-    async with pool:
+    async with _closing_soon(pool):
         nudges = Nudges(url, pool)
         try:
             yield Database(pool, nudges)
         finally:
             await nudges.close()
+
+
+@asynccontextmanager
+async def _closing_soon(pool: asyncpg.Pool) -> AsyncIterator[None]:
+    """Take leave of the server, unless it does not answer."""
+    await pool
+    try:
+        yield
+    finally:
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
 
 
 async def _json_as_values(connection: asyncpg.Connection) -> None:

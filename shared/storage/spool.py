@@ -5,6 +5,7 @@ written under a staging name, flushed to the disk, renamed. The exporter writes 
 threads, so these calls block; the uploader reads.
 """
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -18,12 +19,13 @@ from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
-from shared.contracts.errors import DumpLost
+from shared.contracts.errors import DumpLost, Unavailable
 from shared.contracts.manifest import Dump, Part
 from shared.runtime.process import Fatal
 from shared.storage.database import Database
 
 MARKER = ".pgferry-spool"
+PROBE = ".pgferry-probe"
 DUMP_FILE = "dump.json"
 MANIFEST_FILE = "manifest.json"
 STAGING_SUFFIX = ".staging"
@@ -133,6 +135,16 @@ class Spool:
     def remove_job(self, job_id: UUID) -> None:
         shutil.rmtree(self.root / str(job_id), ignore_errors=True)
 
+    def probe(self) -> None:
+        """Raises Unavailable unless the folder is there, with its mark, and can be written to."""
+        try:
+            UUID((self.root / MARKER).read_text(encoding="ascii").strip())
+            (self.root / PROBE).touch(mode=0o600)
+            (self.root / PROBE).unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "its mark is damaged"
+            raise Unavailable("spool", f"The spool is not usable: {reason}.") from error
+
     def _fences(self, job_id: UUID) -> list[Path]:
         folder = self.root / str(job_id)
         return [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
@@ -142,10 +154,9 @@ async def open_spool(url: str, database: Database) -> Spool:
     """Check that this folder is the one that every service of this database uses.
 
     Whoever comes first marks the folder, and the database remembers that mark. Raises Fatal when the
-    marks differ, and Unavailable when the database cannot be asked.
+    marks differ, and Unavailable when the database cannot be asked or the folder not be written to.
     """
-    root = _folder(url)
-    marker = _marker_of(root)
+    root, marker = await asyncio.to_thread(_marked, url)
     async with database.session() as session:
         expected: UUID = await session.executor.fetchval(_MARK, marker)
     if marker != expected:
@@ -157,13 +168,20 @@ async def open_spool(url: str, database: Database) -> Spool:
     return Spool(root)
 
 
+def _marked(url: str) -> tuple[Path, UUID]:
+    root = _folder(url)
+    return root, _marker_of(root)
+
+
 def _marker_of(root: Path) -> UUID:
-    """The folder's mark, made now if it has none. Raises Fatal."""
+    """The folder's mark, made now if it has none. Raises Fatal or Unavailable."""
     try:
         _mark(root)
         return UUID((root / MARKER).read_text(encoding="ascii").strip())
     except OSError as error:
-        raise Fatal(f"SPOOL_URL: the folder cannot be written to ({error.strerror}).") from error
+        raise Unavailable(
+            "spool", f"SPOOL_URL: the folder cannot be written to ({error.strerror})."
+        ) from error
     except ValueError as error:
         raise Fatal(
             f"SPOOL_URL: the folder's {MARKER} is damaged. If it is the right folder, write the marker of "
@@ -203,7 +221,7 @@ def _folder(url: str) -> Path:
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise Fatal(f"SPOOL_URL: the folder cannot be made ({error.strerror}).") from error
+        raise Unavailable("spool", f"SPOOL_URL: the folder cannot be made ({error.strerror}).") from error
     return root
 
 

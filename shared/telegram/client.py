@@ -62,6 +62,11 @@ class TelegramChatStore:
         except TemporaryError as error:
             raise Unavailable("telegram", error.sentence) from error
 
+    async def probe(self) -> None:
+        """The cheapest call there is. Raises a Failure."""
+        with speaking_to_telegram("say who the bot is"):
+            await self.bot.get_me()
+
     @property
     def bot_id(self) -> int:
         return self.bot.id

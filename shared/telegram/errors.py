@@ -13,8 +13,8 @@ import httpx
 import telegram
 from telegram.error import BadRequest, ChatMigrated, Forbidden, InvalidToken, RetryAfter
 
-from shared.contracts.errors import PermanentError, TemporaryError, Unavailable
-from shared.telegram.request import TooLarge
+from shared.contracts.errors import Failure, PermanentError, TemporaryError, Unavailable
+from shared.telegram.request import Down, TooLarge
 
 
 class FloodWait(Exception):
@@ -57,17 +57,25 @@ def speaking_to_telegram(what: str) -> Iterator[None]:
         raise PermanentError(
             "telegram_bad_request", f"Telegram refused to {what}: {error.message}."
         ) from error
-    except TooLarge as error:
-        raise PermanentError(
-            "telegram_too_large", f"Telegram refused to {what}: the request is too large."
-        ) from error
     except telegram.error.TelegramError as error:
-        if isinstance(error.__cause__, _NOT_SENT):
-            reason = type(error.__cause__).__name__
-            raise Unavailable("telegram", f"Telegram is not reachable: {reason}.") from error
-        raise TemporaryError(
-            "telegram_unavailable", f"Telegram could not {what}: {type(error).__name__}."
-        ) from error
+        raise _failure_of(error, what) from error
+
+
+def _failure_of(error: telegram.error.TelegramError, what: str) -> Failure:
+    """Of what the library has no class for: too large, no way to Telegram, or Telegram's own trouble."""
+    match error:
+        case TooLarge():
+            return PermanentError(
+                "telegram_too_large", f"Telegram refused to {what}: the request is too large."
+            )
+        case Down():
+            return Unavailable("telegram", f"Telegram does not serve us: {error.message}.")
+        case _ if isinstance(error.__cause__, _NOT_SENT):
+            return Unavailable("telegram", f"Telegram is not reachable: {type(error.__cause__).__name__}.")
+        case _:
+            return TemporaryError(
+                "telegram_unavailable", f"Telegram could not {what}: {type(error).__name__}."
+            )
 
 
 def _seconds(wait: float | timedelta) -> float:

@@ -304,7 +304,7 @@ async def test_a_job_that_is_handed_back_is_told_to_those_who_wait(
     told = control_plane.nudges.event(NUDGE_DUMP if group is DUMP else NUDGE_UPLOAD)
     told.clear()
 
-    await attempts_of(control_plane, group).hand_back(held, HandBack(0))
+    await attempts_of(control_plane, group).hand_back(held, HandBack())
 
     assert told.is_set()
     assert (await find(control_plane, held.job_id)).error_code is None
@@ -368,7 +368,7 @@ async def _retry_from_dump(database: Database, held: Claim) -> None:
 
 
 async def _hand_back(database: Database, held: Claim) -> None:
-    await attempts_of(database, held.group).hand_back(held, HandBack(1, "code", "sentence"))
+    await attempts_of(database, held.group).hand_back(held, HandBack("code", "sentence"))
 
 
 async def _bury(database: Database, held: Claim) -> None:
@@ -479,13 +479,25 @@ async def test_a_hand_back_gives_the_attempt_back(control_plane: Database, group
     """The next claim is the same attempt, with a higher fence; a hand-back is no failure."""
     held = await held_job(control_plane, group)
 
-    await attempts_of(control_plane, group).hand_back(held, HandBack(0, "drained", "The worker was stopped."))
+    await attempts_of(control_plane, group).hand_back(held, HandBack("drained", "The worker was stopped."))
     job = await find(control_plane, held.job_id)
     again = await must_claim(control_plane, group)
 
     assert job.stage is HALVES[group].waiting
     assert (job.first_failed_at, job.last_failed_at) == (None, None)
     assert (again.attempts, again.fence) == (held.attempts, held.fence + 1)
+
+
+async def test_what_was_handed_back_keeps_its_rank(control_plane: Database) -> None:
+    """A start that was none is not the project's last start; after a retry the others come first."""
+    for project in ("first", "second", "third"):
+        await add_job(control_plane, project)
+    first, second = await must_claim(control_plane), await must_claim(control_plane)
+
+    await attempts_of(control_plane, DUMP).hand_back(second, HandBack("x_unavailable", "Down."))
+    await attempts_of(control_plane, DUMP).retry(first, RetryAt(0, "timeout", "It took too long."))
+
+    assert await claimed_projects(control_plane) == ["second", "third", "first"]
 
 
 @BOTH
@@ -695,7 +707,7 @@ async def test_every_move_of_the_contract_is_made_by_somebody(
         lapsed = await held_job(control_plane, group)
         await lapse(connection, lapsed.job_id)
         held = await must_claim(control_plane, group)  # taken over
-        await attempts_of(control_plane, group).hand_back(held, HandBack(0, "drained", "Stopped."))
+        await attempts_of(control_plane, group).hand_back(held, HandBack("drained", "Stopped."))
         await lapse(connection, (await must_claim(control_plane, group)).job_id)
         await _cancel(control_plane, held.job_id)
         await _bury(control_plane, await held_job(control_plane, group))

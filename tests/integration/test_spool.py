@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from shared.contracts.errors import DumpLost
+from shared.contracts.errors import DumpLost, Unavailable
 from shared.contracts.manifest import Part
 from shared.runtime.process import Fatal
 from shared.storage.database import Database, open_database
@@ -122,14 +122,37 @@ async def test_of_two_folders_at_once_one_is_refused(
         ("s3://bucket/spool", "must be a file:// URL"),
         ("file://host/spool", "must be a file:// URL"),
         ("/var/spool", "must be a file:// URL"),
-        ("file:///proc/nothing/spool", "cannot be made"),
-        ("file:///proc", "cannot be written to"),
     ],
 )
 async def test_what_can_be_no_spool_is_one_sentence(database: Database, url: str, reason: str) -> None:
     """Not a traceback."""
     with pytest.raises(Fatal, match=reason):
         await open_spool(url, database)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [("file:///proc/nothing/spool", "cannot be made"), ("file:///proc", "cannot be written to")],
+)
+async def test_a_spool_that_cannot_be_written_is_waited_for(
+    database: Database, url: str, reason: str
+) -> None:
+    """It may not be mounted yet."""
+    with pytest.raises(Unavailable, match=reason) as caught:
+        await open_spool(url, database)
+
+    assert caught.value.name == "spool"
+
+
+async def test_a_spool_is_probed_by_its_mark_and_a_file(database: Database, tmp_path: Path) -> None:
+    """An unmounted volume leaves an empty folder; nothing of a probe stays behind."""
+    spool = await open_spool(url_of(tmp_path), database)
+    spool.probe()
+    assert names_in(tmp_path) == [MARKER]
+
+    (tmp_path / MARKER).rename(tmp_path / "elsewhere")
+    with pytest.raises(Unavailable, match="The spool is not usable: No such file"):
+        spool.probe()
 
 
 @pytest.mark.parametrize("content", ["", "no uuid\n", "\xff"])

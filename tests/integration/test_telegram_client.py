@@ -382,6 +382,7 @@ async def test_what_passes_is_tried_again(
     server: Server, its_client: TelegramChatStore, answer: Answer, part: Path
 ) -> None:
     """Also what is no answer of the Bot API at all."""
+    await its_client.probe()
     server.answer = answer
 
     error = await failed(send(its_client, part), TemporaryError)
@@ -440,6 +441,36 @@ async def test_a_lost_answer_is_tried_again_and_costs_an_attempt(
         bot_api.start()
 
     assert error.code == "telegram_unavailable"
+
+
+async def test_three_failures_in_a_row_are_telegrams_own(
+    server: Server, its_client: TelegramChatStore, part: Path
+) -> None:
+    """Whoever met them: from the third on no attempt is spent, until anything is answered."""
+    await its_client.probe()
+    codes = []
+    for answer in (plain(502, ""), plain(500, ""), cut, plain(504, ""), refusal(403, "Forbidden"), cut):
+        server.answer = answer
+        with pytest.raises(FAILURES) as raised:
+            await send(its_client, part)
+        codes.append(type(raised.value))
+
+    assert codes == [
+        TemporaryError,
+        TemporaryError,
+        Unavailable,
+        Unavailable,
+        PermanentError,
+        TemporaryError,
+    ]
+
+
+async def cut(request: web.Request) -> web.StreamResponse:
+    """Hang up without an answer."""
+    await request.read()
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
 
 
 async def test_a_server_that_is_not_there_costs_no_attempt(

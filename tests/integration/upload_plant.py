@@ -22,6 +22,7 @@ from shared.contracts.job import Claim, StageGroup
 from shared.contracts.manifest import Dump, Encryption, Facts, Manifest, Part, Stream, TableRows
 from shared.contracts.topology import DEAD, EVENTS
 from shared.runtime.settings import WorkerSettings, load
+from shared.runtime.stopping import Stopping
 from shared.runtime.worker import Progress, Worker
 from shared.storage.attempts import Attempts
 from shared.storage.database import Database
@@ -226,7 +227,7 @@ async def working(plant: Plant) -> AsyncIterator[None]:
     worker = Worker(
         attempts, plant.upload, asyncio.Event(), plant.spool.remove_job, _settings(), slots=1, group="upload"
     )
-    stopping = asyncio.Event()
+    stopping = Stopping()
     task = asyncio.create_task(worker.run(stopping))
     try:
         yield

@@ -29,7 +29,23 @@ def test_what_passes_by_itself_is_an_outage(error: Exception) -> None:
     assert raised.value.name == "database"
 
 
-@pytest.mark.parametrize("error", [asyncpg.UndefinedTableError("no such table"), ValueError("ours")])
+@pytest.mark.parametrize(
+    ("error", "what_to_do"),
+    [
+        (asyncpg.InvalidSchemaNameError("no such schema"), "pgferry migrate"),
+        (asyncpg.UndefinedTableError("no such table"), "pgferry migrate"),
+        (asyncpg.UndefinedColumnError("no such column"), "pgferry migrate"),
+        (asyncpg.InsufficientPrivilegeError("permission denied"), "deploy/sql/roles.sql"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_database_that_is_not_made_ready_is_waited_for(error: Exception, what_to_do: str) -> None:
+    """Somebody is about to do it, and is told how."""
+    with pytest.raises(Unavailable, match=what_to_do), reaching_database():
+        raise error
+
+
+@pytest.mark.parametrize("error", [asyncpg.UndefinedFunctionError("no such function"), ValueError("ours")])
 def test_a_mistake_is_not_an_outage(error: Exception) -> None:
     """Waiting does not mend it."""
     with pytest.raises(type(error)), reaching_database():

@@ -39,9 +39,9 @@ def decided(error: BaseException, attempts: int = 1, *, limit: int = 3, scale: f
             1,
             RetryAt(10, "unexpected_error", UNKNOWN_SENTENCE.replace("ZeroDivision", "Timeout")),
         ),
-        (Unavailable("telegram", "Down."), 1, HandBack(10, "telegram_unavailable", "Down.")),
-        (Unavailable("telegram", "Down."), 3, HandBack(10, "telegram_unavailable", "Down.")),
-        (Unavailable("telegram", "Down."), 99, HandBack(10, "telegram_unavailable", "Down.")),
+        (Unavailable("telegram", "Down."), 1, HandBack("telegram_unavailable", "Down.")),
+        (Unavailable("telegram", "Down."), 3, HandBack("telegram_unavailable", "Down.")),
+        (Unavailable("telegram", "Down."), 99, HandBack("telegram_unavailable", "Down.")),
     ],
 )
 def test_what_follows_from_an_error(error: BaseException, attempts: int, expected: Verdict) -> None:
@@ -88,9 +88,6 @@ def test_the_longer_of_two_waits_counts(asked: float | None, waits: float) -> No
 def test_tests_may_shrink_our_waits_but_not_what_was_asked() -> None:
     """The scale is for delays of our own."""
     assert decided(TIMEOUT, scale=0.01) == RetryAt(0.1, "timeout", "It took too long.")
-    assert decided(Unavailable("database", "Down."), scale=0.01) == HandBack(
-        0.1, "database_unavailable", "Down."
-    )
     asked = TemporaryError("flood", "Too many messages.", retry_after=30)
     assert decided(asked, scale=0.01) == RetryAt(30, "flood", "Too many messages.")
 

@@ -19,17 +19,21 @@ from sandbox.postgres import PostgresServer
 from shared.contracts.errors import LeaseLost, PermanentError, TemporaryError, Unavailable
 from shared.contracts.job import Claim, ExportOptions, Stage, StageGroup, Status
 from shared.contracts.verdict import Dead, HandBack, RetryAt
+from shared.runtime.backoff import backoff
+from shared.runtime.dependencies import Dependencies
 from shared.runtime.settings import WorkerSettings, load
-from shared.runtime.worker import AttemptStore, Progress, Work, Worker
+from shared.runtime.stopping import Stopping
+from shared.runtime.worker import SETTLE_SECONDS, AttemptStore, Progress, Work, Worker
 from shared.storage.attempts import Attempts
 from shared.storage.cancel import cancel
 from shared.storage.database import Database
 from shared.storage.jobs import Job
-from tests.integration.jobs_in import add_job, copied_database, dump, empty, find, lapse, must_claim
+from tests.integration.jobs_in import add_job, copied_database, dump, empty, find, lapse
 from tests.waiting import eventually
 
 LEASE_SECONDS = 60.0
 DUMP = StageGroup.DUMP
+QUICKLY = partial(backoff, first=0.01, longest=0.02)
 
 
 @dataclass(slots=True)
@@ -114,7 +118,8 @@ class MemoryAttempts:
     def _put_back(self, claim: Claim, end: RetryAt | HandBack) -> State:
         job = self._held(claim)
         job.stage, job.error_code, job.leased_until = Stage.QUEUED, end.code or job.error_code, 0.0
-        job.run_after = time.monotonic() + end.delay_seconds
+        if isinstance(end, RetryAt):
+            job.run_after = time.monotonic() + end.delay_seconds
         return job
 
     def finish(self, claim: Claim) -> None:
@@ -169,6 +174,13 @@ class MemoryStore:
         assert await self.attempts.claim()
 
 
+_TAKE_OVER = """
+    UPDATE control_plane.jobs
+       SET fence = fence + 1, dump_attempts = dump_attempts + 1, lease_until = now() + interval '1 min'
+     WHERE id = $1
+"""
+
+
 class PostgresStore:
     """The same on the product's own store."""
 
@@ -196,8 +208,9 @@ class PostgresStore:
             await lapse(connection, job_id)
 
     async def take_over(self, job_id: UUID) -> None:
-        await self.lapse(job_id)
-        assert (await must_claim(self.database)).job_id == job_id
+        """In one statement, or the worker might take its own job again in between."""
+        async with self.database.pool.acquire() as connection:
+            assert await connection.execute(_TAKE_OVER, job_id) == "UPDATE 1"
 
     async def ask_to_cancel(self, job_id: UUID) -> None:
         await self.database.pool.execute(
@@ -322,7 +335,7 @@ def settings(**changes: str) -> WorkerSettings:
 
 @dataclass(slots=True)
 class Running:
-    stopping: asyncio.Event
+    stopping: Stopping
     wake: asyncio.Event
     task: asyncio.Task[None]
     discarded: list[UUID]
@@ -335,12 +348,20 @@ class Running:
 
 @asynccontextmanager
 async def working(
-    attempts: AttemptStore, work: Work, *, slots: int = 1, **changes: str
+    attempts: AttemptStore, work: Work, *, slots: int = 1, needs: Dependencies | None = None, **changes: str
 ) -> AsyncIterator[Running]:
     """A worker beside the block; at its end it is stopped and must end in order."""
-    wake, stopping, discarded = asyncio.Event(), asyncio.Event(), list[UUID]()
+    needs = needs or Dependencies(waits=QUICKLY)
+    wake, stopping, discarded = asyncio.Event(), Stopping(), list[UUID]()
     worker = Worker(
-        attempts, work, wake, discarded.append, settings(**changes), slots=slots, group=DUMP.value
+        attempts,
+        work,
+        wake,
+        discarded.append,
+        settings(**changes),
+        slots=slots,
+        group=DUMP.value,
+        needs=needs,
     )
     running = Running(stopping, wake, asyncio.create_task(worker.run(stopping)), discarded)
     try:
@@ -484,6 +505,82 @@ async def test_a_dependency_that_is_down_costs_nothing(store: Store) -> None:
     assert counted("hand_back") == before + 4
 
 
+async def test_all_slots_pause_for_what_one_has_lost(store: Store, logs: list[EventDict]) -> None:
+    """Nothing is claimed until the probe answers: one probe at a time, and the log has two lines."""
+    jobs = [await store.add(f"project-{number}") for number in range(6)]
+    needs, tenants = Dependencies(waits=QUICKLY), Server()
+    needs.probe_by("tenants", tenants.probe)
+    begun: list[UUID] = []
+
+    async def asks_the_tenants(claim: Claim, _progress: Progress) -> None:
+        begun.append(claim.job_id)
+        tenants.require()
+        await store.finish(claim)
+
+    async def probed() -> bool:
+        return tenants.probes >= 10
+
+    async with working(store.attempts, asks_the_tenants, slots=3, needs=needs):
+        await eventually(probed)
+        assert len(begun) <= 3
+        assert needs.missing == ["tenants"]
+        assert waiting_for("tenants") == 1
+        tenants.down = False
+        for job_id in jobs:
+            await ends(store, job_id, stage=Stage.DUMPED, attempts=1)
+
+    assert tenants.most_at_once == 1
+    assert waiting_for("tenants") == 0
+    told = [(entry["event"], entry["dependency"]) for entry in logs if "dependency" in entry]
+    assert told == [("waiting", "tenants"), ("no longer waiting", "tenants")]
+
+
+@dataclass(slots=True)
+class Server:
+    """What jobs need: down until somebody says otherwise."""
+
+    down: bool = True
+    probes: int = 0
+    most_at_once: int = 0
+    _now: int = 0
+
+    def require(self) -> None:
+        if self.down:
+            raise Unavailable("tenants", "The server is not reachable.")
+
+    async def probe(self) -> None:
+        self.probes += 1
+        self._now += 1
+        self.most_at_once = max(self.most_at_once, self._now)
+        await asyncio.sleep(0)
+        self._now -= 1
+        self.require()
+
+
+def waiting_for(dependency: str) -> float | None:
+    return REGISTRY.get_sample_value("pgferry_dependency_missing", {"dependency": dependency})
+
+
+async def test_a_pause_ends_at_once_when_the_worker_is_stopped(store: Store) -> None:
+    """Neither the wait nor a probe that hangs is waited for; the job was handed back before."""
+    job_id, asked = await store.add("acme"), asyncio.Event()
+    needs = Dependencies(waits=QUICKLY)
+
+    async def hangs() -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    needs.probe_by("x", hangs)
+    async with working(store.attempts, Steps(store, [Unavailable("x", "Down.")]), needs=needs) as running:
+        await asyncio.wait_for(asked.wait(), timeout=30)
+        begin = time.monotonic()
+        await running.stop()
+        assert time.monotonic() - begin < 5
+
+    state = await store.state(job_id)
+    assert (state.stage, state.attempts, state.error_code) == (Stage.QUEUED, 0, "x_unavailable")
+
+
 async def test_attempts_whose_workers_died_are_used_up(store: Store) -> None:
     """Whoever claims the job after them does not begin the work that kills, but buries the job."""
     job_id = await store.add("acme")
@@ -570,7 +667,7 @@ async def test_a_drain_hands_long_work_back(store: Store) -> None:
 
 async def test_a_job_that_is_claimed_while_the_worker_stops_is_handed_back(store: Store) -> None:
     """The claim was on its way when SIGTERM came; nothing is begun, nothing is spent."""
-    job_id, stopping = await store.add("acme"), asyncio.Event()
+    job_id, stopping = await store.add("acme"), Stopping()
 
     class StopsMeanwhile(Line):
         async def claim(self) -> Claim | None:
@@ -586,6 +683,58 @@ async def test_a_job_that_is_claimed_while_the_worker_stops_is_handed_back(store
     state = await store.state(job_id)
     assert work.attempts == []
     assert (state.stage, state.fence, state.attempts) == (Stage.QUEUED, 1, 0)
+
+
+async def test_a_claim_on_its_way_is_handed_back_even_without_a_drain_time(store: Store) -> None:
+    """The answer comes after the slot was cancelled: else the job would wait for its lease."""
+    job_id, asked, may_answer = await store.add("acme"), asyncio.Event(), asyncio.Event()
+
+    class Slow(Line):
+        async def claim(self) -> Claim | None:
+            claim = await super().claim()
+            asked.set()
+            await may_answer.wait()
+            return claim
+
+    line = Slow(store.attempts)
+    async with working(line, Steps(store, []), PGFERRY_DRAIN_SECONDS="0") as running:
+        await asked.wait()
+        running.stopping.ask()
+        asyncio.get_running_loop().call_later(0.3, may_answer.set)
+        await asyncio.wait_for(running.task, timeout=10)
+
+    state = await store.state(job_id)
+    assert (state.stage, state.fence, state.attempts) == (Stage.QUEUED, 1, 0)
+
+
+async def test_a_second_signal_does_not_wait_for_the_drain(store: Store) -> None:
+    """What is in hand is handed back now."""
+    job_id, work = await store.add("acme"), Endless()
+
+    async with working(store.attempts, work, PGFERRY_DRAIN_SECONDS="600") as running:
+        await work.began.wait()
+        running.stopping.ask()
+        running.stopping.ask()
+        await asyncio.wait_for(running.task, timeout=10)
+
+    state = await store.state(job_id)
+    assert (state.stage, state.attempts) == (Stage.QUEUED, 0)
+
+
+async def test_a_drain_with_the_database_away_ends_all_the_same(store: Store) -> None:
+    """The job cannot be handed back: its lease says it."""
+    job_id, work = await store.add("acme"), Endless()
+
+    class Silent(Line):
+        async def hand_back(self, claim: Claim, hand_back: HandBack) -> None:  # noqa: ARG002
+            await asyncio.Event().wait()
+
+    async with working(Silent(store.attempts), work, PGFERRY_DRAIN_SECONDS="0") as running:
+        await work.began.wait()
+        running.stopping.ask()
+        await asyncio.wait_for(running.task, timeout=SETTLE_SECONDS + 10)
+
+    assert (await store.state(job_id)).stage is Stage.DUMPING
 
 
 async def test_a_drain_keeps_what_went_wrong_before(store: Store) -> None:
@@ -811,4 +960,4 @@ async def test_a_mistake_in_the_store_ends_the_worker(store: Store) -> None:
         group=DUMP.value,
     )
     with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(worker.run(asyncio.Event()), timeout=5)
+        await asyncio.wait_for(worker.run(Stopping()), timeout=5)
