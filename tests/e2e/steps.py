@@ -227,7 +227,10 @@ async def require_nothing_left(stack: Stack, connection: asyncpg.Connection, job
         "SELECT DISTINCT dump_fence, status FROM control_plane.backup_parts WHERE job_id = $1", job_id
     )
     assert [tuple(found) for found in sets] == [(row["dump_fence"], "sent")]
-    assert await connection.fetchval("SELECT count(*) FROM control_plane.backups") == 1
+    backups = await connection.fetchval(
+        "SELECT count(*) FROM control_plane.backups WHERE job_id = $1", job_id
+    )
+    assert backups == 1
 
 
 async def sessions_of(connection: asyncpg.Connection, job_id: UUID, fence: int | str = "%") -> int:

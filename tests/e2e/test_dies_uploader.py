@@ -1,0 +1,102 @@
+"""An uploader that is killed at a named moment: the next one finishes, and one backup is recorded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from sandbox.bot_api.process import BotApi
+from sandbox.bot_api.store import StoredMessage
+from sandbox.process import wait_until
+from tests.e2e import gates, steps
+from tests.e2e.crew import Crew
+from tests.e2e.gates import Gate
+
+
+@pytest.fixture(autouse=True)
+def resetting(bot_api: BotApi) -> Iterator[None]:
+    yield
+    bot_api.reset()
+
+
+async def test_before_its_first_part_is_stored(crew: Crew, project: str, bot_api: BotApi) -> None:
+    """Its call was made, and nothing is in the chat: the successor sends everything, once."""
+    crew.members("exporter", "uploader")
+    victim = crew.member("uploader")
+    bot_api.hold_after("sendDocument", 0)
+    job_id = await steps.ask(crew.database, project)
+    wait_for_call(bot_api)
+    victim.kill()
+    bot_api.release()
+    await crew.lapse(job_id)
+    crew.member("uploader")
+    row = await crew.completed(job_id)
+
+    assert (row["dump_attempts"], row["upload_attempts"]) == (1, 2)
+    assert [Path(message.file_name).suffix for message in sent(bot_api, crew, job_id)] == [
+        ".p00000",
+        ".manifest",
+    ]
+
+
+async def test_after_a_part_was_stored_and_before_its_answer(
+    crew: Crew, project: str, bot_api: BotApi, database_url: str
+) -> None:
+    """Nobody knows whether it arrived: it is sent again, and the manifest names the second message."""
+    crew.members("exporter", "uploader")
+    victim = crew.member("uploader")
+    bot_api.hang_after_storing("sendDocument", times=1)
+    job_id = await steps.ask(crew.database, project)
+    wait_for_call(bot_api)
+    victim.kill()
+    bot_api.release()
+    await crew.lapse(job_id)
+    crew.member("uploader")
+    row = await crew.completed(job_id)
+
+    first, second, _ = sent(bot_api, crew, job_id)
+    assert (first.file_name, first.sha256) == (second.file_name, second.sha256)
+    assert await crew.connection.fetchval(_MESSAGE_OF_PART, job_id) == second.message_id
+    comparison = await steps.restored(
+        crew.stack, row["backup_id"], schema=f"tenant_{project}", empty_url=database_url
+    )
+    assert comparison.differences == ()
+
+
+async def test_after_the_manifest_was_sent_and_before_the_backup_is_recorded(
+    crew: Crew, project: str, bot_api: BotApi
+) -> None:
+    """Everything is in the chat and the final transaction is not committed: the same messages count."""
+    crew.members("exporter", "uploader")
+    victim = crew.member("uploader")
+    async with gates.locked(crew.stack.database_url, "control_plane.backups"):
+        job_id = await steps.ask(crew.database, project)
+        await crew.waiting(Gate.LOCK, "INSERT INTO control_plane.backups")
+        victim.kill()
+        row_at_death = await steps.job_row(crew.connection, job_id)
+    await crew.lapse(job_id)
+    crew.member("uploader")
+    await crew.completed(job_id)
+
+    assert (row_at_death["stage"], row_at_death["backup_id"]) == ("uploading", None)
+    part, manifest = sent(bot_api, crew, job_id)
+    assert await crew.connection.fetchval(_MESSAGE_OF_PART, job_id) == part.message_id
+    assert await crew.connection.fetchval(_MESSAGE_OF_MANIFEST, job_id) == manifest.message_id
+
+
+_MESSAGE_OF_PART = "SELECT message_id FROM control_plane.backup_parts WHERE job_id = $1 AND kind = 'part'"
+_MESSAGE_OF_MANIFEST = "SELECT manifest_message_id FROM control_plane.backups WHERE job_id = $1"
+
+
+def wait_for_call(bot_api: BotApi) -> None:
+    wait_until(
+        lambda: bot_api.held("sendDocument") == 1,
+        seconds=steps.DEADLINE_SECONDS,
+        what="a document is on its way",
+    )
+
+
+def sent(bot_api: BotApi, crew: Crew, job_id: UUID) -> list[StoredMessage]:
+    """The job's documents in the chat, in order."""
+    return [message for message in bot_api.messages(crew.stack.chat_id) if str(job_id) in message.caption]
