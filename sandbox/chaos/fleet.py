@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: A worker that dies is missed after three seconds, and retries come at once.
 LEASE_SECONDS: Final = 3.0
 DRAIN_SECONDS: Final = 4.0
+_LAST_WORDS: Final = 1500
 _ENDED_SECONDS: Final = DRAIN_SECONDS + 25.0
 _QUICK: Final[dict[str, object]] = {
     "PGFERRY_LEASE_SECONDS": LEASE_SECONDS,
@@ -137,8 +138,8 @@ class Fleet:
             service.child.kill()
             code = -signal.SIGKILL
         self.timeline.say(f"{name} ended with {code} after SIGTERM, pid {service.child.pid}")
-        if code:
-            self.exits.append(Exit(name, code, service.log()[-1500:]))
+        if code and not (code == -signal.SIGTERM and _hardly_begun(service)):
+            self.exits.append(Exit(name, code, service.log()[-_LAST_WORDS:]))
         return True
 
     def look(self) -> None:
@@ -148,7 +149,7 @@ class Fleet:
             if code is not None:
                 del self._running[name]
                 self.timeline.say(f"{name} ended by itself with {code}")
-                self.exits.append(Exit(name, code, service.log()[-1500:]))
+                self.exits.append(Exit(name, code, service.log()[-_LAST_WORDS:]))
                 self.start(name)
 
     def heal(self) -> None:
@@ -186,3 +187,8 @@ class Fleet:
         for server_port in ports:
             url = url.replace(f"@127.0.0.1:{server_port}/", f"@127.0.0.1:{port}/")
         return url
+
+
+def _hardly_begun(service: Service) -> bool:
+    """Python was still loading when the signal came: nobody was there to heed it, and nothing to drain."""
+    return len(service.log().splitlines()) <= 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +20,6 @@ from shared.storage.spool import part_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
     from uuid import UUID
 
     from sandbox.bot_api.store import StoredMessage
@@ -65,8 +66,7 @@ class Restoring:
 
     def _fetched(self, manifest: Manifest, chat: Mapping[int, StoredMessage]) -> Fetched:
         """The parts in a folder of their own, as `pgferry backups fetch` would leave them."""
-        folder = self.stack.directory / f"restored-{manifest.backup_id}"
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(prefix="restored-", dir=self.stack.directory))
         for part in manifest.parts:
             shutil.copyfile(self._blob(chat[part.message_id]), folder / part_name(part.index))
         identity = self.stack.directory / "identity.txt"

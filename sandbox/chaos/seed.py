@@ -114,16 +114,16 @@ class Seed:
     async def _rest(self) -> list[str]:
         """What is still open when the time is up."""
         deadline = time.monotonic() + _REST_SECONDS
-        while open_ones := await self._open():
+        while open_ones := await self.open_ones():
             self.fleet.look()
             if time.monotonic() > deadline:
                 return open_ones
             await asyncio.sleep(_POLL_SECONDS)
         self.timeline.say("no job is open and no message unsent")
         await asyncio.sleep(LEASE_SECONDS)
-        return await self._open()
+        return await self.open_ones()
 
-    async def _open(self) -> list[str]:
+    async def open_ones(self) -> list[str]:
         async with connected(self.stack.database_url) as connection:
             jobs = await connection.fetch(_OPEN_JOBS)
             unsent = await connection.fetch(_UNSENT)
@@ -133,7 +133,7 @@ class Seed:
 
     async def _evidence(self, restless: list[str]) -> Evidence:
         sessions = await self._settled()
-        statuses = await self._statuses()
+        statuses = await self.statuses()
         await self.fleet.terminate_all()
         gathering = Gathering(
             self.servers, self.stack, self.load, self.havoc.queues_deleted_at, self.fleet.exits
@@ -163,7 +163,7 @@ class Seed:
         prefixes = set(prefixes_left(self.stack)) - failed
         return bool(prefixes or files_left(self.stack) or processes_of(self.stack))
 
-    async def _statuses(self) -> dict[UUID, str]:
+    async def statuses(self) -> dict[UUID, str]:
         async with connected(self.stack.database_url) as connection:
             jobs = await connection.fetch("SELECT id, project_id FROM control_plane.jobs")
         answers = await asyncio.gather(*(self.load.status_of(job["id"], job["project_id"]) for job in jobs))
