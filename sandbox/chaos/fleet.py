@@ -31,12 +31,13 @@ _QUICK: Final[dict[str, object]] = {
     "PGFERRY_HEARTBEAT_SECONDS": 0.75,
     "PGFERRY_POLL_SECONDS": 0.5,
     "PGFERRY_RETRY_SCALE": 0.02,
-    "PGFERRY_ATTEMPTS": 4,
     "PGFERRY_DRAIN_SECONDS": DRAIN_SECONDS,
 }
+_EVERYBODYS: Final[dict[str, object]] = {"PGFERRY_ATTEMPTS": 4, "PGFERRY_RECONCILE_SECONDS": 2}
 _OF_SERVICE: Final[dict[str, dict[str, object]]] = {
-    "gateway": {"PGFERRY_RATE_LIMIT": 100_000},
+    "gateway": {**_EVERYBODYS, "PGFERRY_RATE_LIMIT": 100_000},
     "exporter": {
+        **_EVERYBODYS,
         **_QUICK,
         "PGFERRY_EXPORTER_SLOTS": 3,
         "PGFERRY_DUMPS_PER_SERVER": 4,
@@ -45,7 +46,7 @@ _OF_SERVICE: Final[dict[str, dict[str, object]]] = {
         "PGFERRY_SPOOL_FLOOR_BYTES": 1024 * 1024,
         "PGFERRY_TMP_FLOOR_BYTES": 1024 * 1024,
     },
-    "uploader": {**_QUICK, "PGFERRY_UPLOADER_SLOTS": 2},
+    "uploader": {**_EVERYBODYS, **_QUICK, "PGFERRY_UPLOADER_SLOTS": 2},
 }
 
 
