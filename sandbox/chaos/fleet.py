@@ -16,6 +16,7 @@ from sandbox.chaos.servers import BOT_TOKEN, Server, Servers
 from sandbox.ports import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from sandbox.chaos.timeline import Timeline
@@ -87,9 +88,10 @@ class Fleet:
         pid = owner.rpartition(":")[2]
         return next((name for name, found in self._running.items() if str(found.child.pid) == pid), None)
 
-    async def start_all(self) -> None:
+    async def start_all(self, names: Sequence[str] = EVERYBODY) -> None:
+        """Returns when all of them are ready."""
         self.tmp.mkdir()
-        for name in EVERYBODY:
+        for name in names:
             self.start(name)
         await asyncio.gather(*(asyncio.to_thread(service.wait_ready) for service in self._running.values()))
 
