@@ -7,6 +7,7 @@ import sys
 from contextlib import AsyncExitStack
 from functools import partial
 
+from services.exporter.duties import own_duties
 from services.exporter.export import Export
 from services.exporter.intake import Intake
 from services.exporter.metrics import CLIENTS
@@ -84,7 +85,7 @@ async def main(settings: ExporterSettings, stopping: Stopping) -> None:
             consuming.run(consumer.run),
             database.nudges.listen(),
             probe.run(),
-            reconciler_of(database, settings).run(stopping),
+            reconciler_of(database, settings, *own_duties(database, spool, settings)).run(stopping),
         )
 
 

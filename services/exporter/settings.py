@@ -62,6 +62,10 @@ class ExporterSettings(WorkerSettings):
     tmp_floor_bytes: int = Field(default=256 * MIB, ge=0, alias="PGFERRY_TMP_FLOOR_BYTES")
     """What a dump in format `tar` leaves free in /tmp, where pg_dump puts each table before it sends it."""
 
+    keep_failed_hours: float = Field(default=24, gt=0, le=8760, alias="PGFERRY_KEEP_FAILED_HOURS")
+    """How long a failed job's dump stays in the spool for a requeue; then its parts in the chat are given up.
+    A folder of a job that the database does not know is kept as long."""
+
     admin_port: int = Field(default=9102, ge=0, le=65535, alias="PGFERRY_ADMIN_PORT")
     """Where health and metrics are."""
 

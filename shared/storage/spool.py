@@ -45,8 +45,12 @@ class Prefix:
 
     def create(self) -> None:
         """Make the job's folder and this one; a root that is gone, as after an unmount, is an error."""
-        self.path.parent.mkdir(mode=0o700, exist_ok=True)
-        self.path.mkdir(mode=0o700)
+        while True:
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+            try:
+                return self.path.mkdir(mode=0o700)
+            except FileNotFoundError:
+                continue  # the job's folder was empty, and was swept in between
 
     @contextmanager
     def writing(self, name: str) -> Iterator[FileIO]:

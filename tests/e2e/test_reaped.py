@@ -8,7 +8,9 @@ from sandbox.stack import Stack
 from sandbox.tenants import create_demo_tenant
 from shared.contracts.topology import DEAD_EXPORTER
 from shared.messaging.connection import connected
+from shared.storage.cancel import cancel
 from shared.storage.database import Database
+from shared.storage.spool import MARKER
 from tests.e2e import steps
 from tests.e2e.steps import QUICK
 
@@ -25,7 +27,7 @@ async def tenant(stack: Stack, connection: asyncpg.Connection) -> str:
 async def test_the_job_of_a_killed_exporter_waits_for_the_next(
     stack: Stack, connection: asyncpg.Connection, control_plane: Database, tenant: str
 ) -> None:
-    """A gateway alone puts it back; the attempt is spent, and the fence raised."""
+    """A gateway alone puts it back, its attempt spent; what it dumped goes with the next sweep."""
     stack.start("gateway", **SOON)
     victim = stack.start("exporter", **QUICK).wait_ready()
     job_id, pg_dump = await steps.caught_dumping(stack, victim, control_plane, tenant)
@@ -41,6 +43,17 @@ async def test_the_job_of_a_killed_exporter_waits_for_the_next(
     row = await steps.job_row(connection, job_id)
     assert (row["status"], row["dump_attempts"], row["fence"]) == ("running", 1, 2)
     assert (row["lease_until"], row["owner"]) == (None, None)
+
+    assert [path.name for path in stack.spool.glob("*/*")] == ["1"]
+    await cancel(control_plane, job_id, actor="test")
+    exporter = stack.start("exporter", **SOON)
+
+    def swept() -> bool:
+        return [path.name for path in stack.spool.iterdir()] == [MARKER]
+
+    wait_until(swept, seconds=60, what="the spool is swept")
+    done = 'pgferry_reconciled_total{duty="spool",kind="folders"} 1.0'
+    wait_until(lambda: done in exporter.get("/metrics")[1], seconds=60, what="that is counted")
 
 
 async def test_the_last_attempt_of_a_killed_exporter_is_a_dead_letter(

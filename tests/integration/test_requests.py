@@ -13,7 +13,7 @@ from sandbox.postgres import PostgresServer
 from shared.contracts.job import HALVES, Priority, StageGroup, Status
 from shared.contracts.messages import ExportRequested
 from shared.contracts.topology import COMMANDS
-from shared.storage import left_over, reaper
+from shared.storage import left_over, reaper, sweeper
 from shared.storage.database import Database, open_database
 from shared.storage.jobs import _CLAIM as CLAIM_JOB
 from shared.storage.outbox import _CLAIM as CLAIM_OUTBOX
@@ -234,9 +234,11 @@ _MANY = f"""
     INSERT INTO control_plane.outbox (id, exchange, routing_key, message_type, body, sent_at)
     SELECT gen_random_uuid(), 'pgferry.commands', 'export.requested.v1', 'export.requested.v1', '{{}}', now()
       FROM generate_series(1, {JOBS // 10}) AS n;
+    INSERT INTO control_plane.backup_parts (job_id, dump_fence, kind, index, status, size_bytes, sha256)
+    SELECT id, 1, 'part', 0, 'superseded', 1, '' FROM control_plane.jobs LIMIT {JOBS // 10};
     INSERT INTO control_plane.job_requests (request_id, job_id, project_id, source)
     SELECT gen_random_uuid(), id, project_id, 'http' FROM control_plane.jobs LIMIT 5000;
-    ANALYZE control_plane.jobs, control_plane.outbox, control_plane.job_requests;
+    ANALYZE control_plane.jobs, control_plane.outbox, control_plane.job_requests, control_plane.backup_parts;
 """
 
 
@@ -267,6 +269,7 @@ def _claim_arguments(group: StageGroup) -> tuple[object, ...]:
         pytest.param(reaper.TAKE_EXHAUSTED, (15.0, 3, "tester", 60.0), id="bury"),
         pytest.param(reaper.FIND_ASKED, (15.0,), id="cancel-lapsed"),
         pytest.param(left_over.COUNT, (15.0, 1000), id="left-over"),
+        pytest.param(sweeper.SUPERSEDE, (86400.0, 500), id="give-up-parts"),
     ],
 )
 async def test_hot_statements_read_no_table_from_end_to_end(
