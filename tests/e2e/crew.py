@@ -23,6 +23,7 @@ PATIENT = {
     "PGFERRY_HEARTBEAT_SECONDS": 90,
     "PGFERRY_POLL_SECONDS": 0.3,
     "PGFERRY_RETRY_SCALE": 0.01,
+    "PGFERRY_RECONCILE_SECONDS": 1,
 }
 
 _SERVICE_ROLES = ("pgferry_gateway", "pgferry_exporter", "pgferry_uploader")

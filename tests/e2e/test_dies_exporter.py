@@ -74,7 +74,7 @@ async def test_when_its_last_commit_was_made_but_not_answered(crew: Crew, projec
             job_id = await steps.ask(crew.database, project)
             await crew.waiting(Gate.LOCK, "UPDATE control_plane.backup_parts")
             await held.enter_async_context(gates.commits_held(url))
-        await crew.waiting(Gate.COMMIT, "COMMIT")
+        await crew.waiting(Gate.COMMIT, "COMMIT", service="exporter")
         victim.kill()
         stage_at_death = (await steps.job_row(crew.connection, job_id))["stage"]
     row = await crew.completed(job_id)

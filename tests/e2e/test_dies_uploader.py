@@ -1,6 +1,7 @@
 """An uploader that is killed at a named moment: the next one finishes, and one backup is recorded."""
 
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import pytest
 from sandbox.bot_api.process import BotApi
 from sandbox.bot_api.store import StoredMessage
 from sandbox.process import wait_until
+from shared.storage.cancel import cancel
 from tests.e2e import gates, steps
 from tests.e2e.crew import Crew
 from tests.e2e.gates import Gate
@@ -85,6 +87,53 @@ async def test_after_the_manifest_was_sent_and_before_the_backup_is_recorded(
     assert await crew.connection.fetchval(_MESSAGE_OF_MANIFEST, job_id) == manifest.message_id
 
 
+async def test_after_its_last_commit_and_before_the_spool_is_emptied(
+    crew: Crew, project: str, bot_api: BotApi
+) -> None:
+    """The backup stands although nobody heard of it; the files that it left are swept."""
+    crew.members("exporter", "uploader")
+    victim = crew.member("uploader")
+    url = crew.stack.database_url
+    async with AsyncExitStack() as held:
+        async with gates.locked(url, "control_plane.backups"):
+            job_id = await steps.ask(crew.database, project)
+            await crew.waiting(Gate.LOCK, "INSERT INTO control_plane.backups")
+            await held.enter_async_context(gates.commits_held(url))
+        await crew.waiting(Gate.COMMIT, "COMMIT", service="uploader")
+        victim.kill()
+        stage_at_death = (await steps.job_row(crew.connection, job_id))["stage"]
+        left = dumps(crew, job_id)
+    crew.member("uploader")
+    row = await crew.completed(job_id)
+
+    assert (stage_at_death, left) == ("uploading", ["1"])
+    assert row["upload_attempts"] == 1
+    assert len(sent(bot_api, crew, job_id)) == 2
+
+
+async def test_after_its_job_was_cancelled_and_before_the_spool_is_emptied(
+    crew: Crew, project: str, bot_api: BotApi
+) -> None:
+    """The job is cancelled; the files that it left are swept, and the project's next job is done."""
+    crew.members("exporter", "uploader")
+    victim = crew.member("uploader")
+    bot_api.hold_after("sendDocument", 0)
+    job_id = await steps.ask(crew.database, project)
+    wait_for_call(bot_api)
+    async with gates.commits_held(crew.stack.database_url):
+        assert await cancel(crew.database, job_id, actor="test") is not None
+        await crew.waiting(Gate.COMMIT, "COMMIT", service="uploader")
+        victim.kill()
+        left = dumps(crew, job_id)
+    bot_api.release()
+    crew.member("uploader")
+    await crew.completed(await steps.ask(crew.database, project))
+
+    assert left == ["1"]
+    assert (await steps.job_row(crew.connection, job_id))["status"] == "cancelled"
+    assert sent(bot_api, crew, job_id) == []
+
+
 _MESSAGE_OF_PART = "SELECT message_id FROM control_plane.backup_parts WHERE job_id = $1 AND kind = 'part'"
 _MESSAGE_OF_MANIFEST = "SELECT manifest_message_id FROM control_plane.backups WHERE job_id = $1"
 
@@ -100,3 +149,8 @@ def wait_for_call(bot_api: BotApi) -> None:
 def sent(bot_api: BotApi, crew: Crew, job_id: UUID) -> list[StoredMessage]:
     """The job's documents in the chat, in order."""
     return [message for message in bot_api.messages(crew.stack.chat_id) if str(job_id) in message.caption]
+
+
+def dumps(crew: Crew, job_id: UUID) -> list[str]:
+    """The fences of the job's dumps in the spool."""
+    return sorted(path.name for path in (crew.stack.spool / str(job_id)).iterdir())
