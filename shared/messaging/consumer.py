@@ -5,7 +5,8 @@ A handler commits what it does before it returns, so a crash in between is a red
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
@@ -13,14 +14,17 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from shared.contracts.envelope import Delivery
 from shared.contracts.errors import Unavailable, Unreadable
 from shared.contracts.topology import Queue
-from shared.messaging.connection import BROKER_ERRORS
+from shared.messaging.connection import BROKER_ERRORS, answered, gone
 from shared.messaging.session import BrokerLost
 from shared.runtime.backoff import backoff
 from shared.runtime.metrics import DELIVERIES, DELIVERY_OUTCOMES
+from shared.runtime.outage import Outage
 
 PREFETCH = 20
 #: Before a message that met an unforeseen error goes back: the broker's delivery limit ends such a loop.
 RETURN_SECONDS = 1.0
+#: A handler that takes longer hangs, or waits for the database: the log says which message.
+LATE_SECONDS = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +40,7 @@ class Consumer:
     queue: Queue
     handler: Handler
     set_aside: SetAside
+    outage: Outage = field(default_factory=partial(Outage, "what messages need"))
 
     def __post_init__(self) -> None:
         for outcome in DELIVERY_OUTCOMES:
@@ -43,22 +48,28 @@ class Consumer:
 
     async def run(self, connection: AbstractConnection) -> None:
         """Consume until the broker is lost or takes the consumer away (raises BrokerLost)."""
-        channel = await connection.channel(publisher_confirms=False)
+        channel = connection.channel(publisher_confirms=False)
+        taken_away = await answered(self._begin(channel))
+        ends = [asyncio.ensure_future(end) for end in (channel.closed(), taken_away.wait(), gone(connection))]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        raise BrokerLost(f"the consumer of {self.queue.name} has ended")
+
+    async def _begin(self, channel: AbstractChannel) -> asyncio.Event:
+        """Returns what is set when the broker takes the consumer away."""
+        await channel.initialize()
         await channel.set_qos(prefetch_count=PREFETCH)
         taken_away = await _watch_cancel(channel)
         queue = await channel.get_queue(self.queue.name, ensure=True)
         await queue.consume(self._take)
-        lost = asyncio.ensure_future(channel.closed())
-        cancelled = asyncio.create_task(taken_away.wait())
-        try:
-            await asyncio.wait([lost, cancelled], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            lost.cancel()
-            cancelled.cancel()
-        raise BrokerLost(f"the consumer of {self.queue.name} has ended")
+        return taken_away
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         delivery = delivery_of(message)
+        late = asyncio.get_running_loop().call_later(LATE_SECONDS, self._say_late, delivery)
         try:
             outcome = await self._handled(delivery)
             settle = message.ack
@@ -67,6 +78,8 @@ class Consumer:
             outcome = "returned"
             settle = message.nack
             await asyncio.sleep(RETURN_SECONDS)
+        finally:
+            late.cancel()
         try:
             await settle()
         except BROKER_ERRORS as error:
@@ -79,10 +92,21 @@ class Consumer:
         waits = backoff()
         while True:
             try:
-                return await self._handled_once(delivery)
+                outcome = await self._handled_once(delivery)
             except Unavailable as error:
-                log.warning("a message waits", reason=error.sentence, queue=self.queue.name)
+                self.outage.goes_on(error.sentence)
                 await asyncio.sleep(next(waits))
+            else:
+                self.outage.ended()
+                return outcome
+
+    def _say_late(self, delivery: Delivery) -> None:
+        log.warning(
+            "a message is still not handled",
+            queue=self.queue.name,
+            message_id=delivery.message_id,
+            seconds=LATE_SECONDS,
+        )
 
     async def _handled_once(self, delivery: Delivery) -> str:
         try:

@@ -5,6 +5,7 @@ import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from shared.contracts.topology import EXCHANGES, QUEUES, Exchange, Queue
+from shared.messaging.connection import answered
 from shared.runtime.process import Fatal
 
 
@@ -15,8 +16,12 @@ class TopologyMismatch(Fatal):
 async def declare(connection: AbstractConnection) -> None:
     """Actively declare everything: passive declarations would not compare arguments.
 
-    Raises TopologyMismatch with the broker's own words.
+    Raises TopologyMismatch with the broker's own words, and TimeoutError when it says nothing.
     """
+    await answered(_declare(connection))
+
+
+async def _declare(connection: AbstractConnection) -> None:
     channel = await connection.channel()
     try:
         for exchange in EXCHANGES:

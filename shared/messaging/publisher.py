@@ -9,7 +9,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from shared.contracts.envelope import Envelope, Properties
 from shared.contracts.topology import MANDATORY
-from shared.messaging.connection import BROKER_ERRORS
+from shared.messaging.connection import BROKER_ERRORS, answered
 
 CONFIRM_SECONDS = 10.0
 
@@ -34,7 +34,10 @@ class Publisher:
 
     @classmethod
     async def open(cls, connection: AbstractConnection) -> "Publisher":
-        return cls(await connection.channel(publisher_confirms=True, on_return_raises=True))
+        """Raises TimeoutError when the channel does not become ready."""
+        channel = connection.channel(publisher_confirms=True, on_return_raises=True)
+        await answered(channel.initialize())
+        return cls(channel)
 
     async def publish(self, envelope: Envelope, *, created_at: datetime) -> None:
         """Raises NotPublished; a message that arrived after all is a duplicate, which readers expect."""

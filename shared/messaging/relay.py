@@ -7,7 +7,8 @@ holds up the rows behind it.
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -16,14 +17,16 @@ from aio_pika.abc import AbstractConnection
 
 from shared.contracts.envelope import OutboxRow
 from shared.contracts.errors import Unavailable
-from shared.messaging.publisher import NotPublished, Publisher
+from shared.messaging.publisher import CONFIRM_SECONDS, NotPublished, Publisher
 from shared.messaging.session import BrokerLost
 from shared.runtime.metrics import OUTBOX_OLDEST, OUTBOX_PUBLISHED, OUTBOX_WAITING
+from shared.runtime.outage import Outage
 
 POLL_SECONDS = 1.0
 BATCH = 100
 #: Longer than a confirmation may take, so that a live relay's rows are not taken by another.
 CLAIM_SECONDS = 30.0
+GIVE_UP_SECONDS = CONFIRM_SECONDS + 5
 #: Seconds that a row waits after its 1st, 2nd … failure; the last for all later ones.
 WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 
@@ -50,35 +53,41 @@ class OutboxSession(Protocol):
 class Relay:
     outbox: OutboxSession
     wake: asyncio.Event
+    outage: Outage = field(default_factory=partial(Outage, "the outbox"))
 
     async def run(self, connection: AbstractConnection) -> None:
         """Publish until the broker is lost or an outcome is in doubt (raises BrokerLost)."""
         publisher = await Publisher.open(connection)
+        limit = 1  # until the broker has confirmed anything: one that takes nothing is given no more
         while True:
             if not connection.connected.is_set():  # `is_closed` tells only of our own closing
                 raise BrokerLost("the connection for publishing was closed")
             try:
-                results = await self._round(publisher)
+                results = await self._round(publisher, limit)
             except Unavailable as error:
-                log.warning("cannot read the outbox", reason=error.sentence)
+                self.outage.goes_on(error.sentence)
                 results = []
+            else:
+                self.outage.ended()
             if any(error and error.in_doubt for error in results):
                 raise BrokerLost("the outcome of a publish is in doubt")
-            if len(results) < BATCH:
+            if results:
+                limit = BATCH
+            else:
                 await self._sleep()
 
-    async def _round(self, publisher: Publisher) -> Sequence[NotPublished | None]:
-        """Publish what is due, at most one batch; None for each row that the broker has now."""
+    async def _round(self, publisher: Publisher, limit: int) -> Sequence[NotPublished | None]:
+        """Publish what is due, at most `limit`; None for each row that the broker has now."""
         self.wake.clear()
         async with self.outbox() as outbox:
-            rows = await outbox.claim(BATCH, claim_seconds=CLAIM_SECONDS)
-            if len(rows) < BATCH:  # counting a long queue in each round would cost more than emptying it
+            rows = await outbox.claim(limit, claim_seconds=CLAIM_SECONDS)
+            if len(rows) < BATCH / 2:  # counting a long queue in each round would cost more than emptying it
                 messages, oldest = await outbox.waiting()
                 OUTBOX_WAITING.set(messages)
                 OUTBOX_OLDEST.set(oldest)
         if not rows:
             return []
-        results = await asyncio.gather(*(_publish(publisher, row) for row in rows))
+        results = await _published(publisher, rows)
         await self._mark(rows, results)
         return results
 
@@ -100,6 +109,20 @@ class Relay:
 
 def _wait_after(attempts: int) -> float:
     return WAITS_SECONDS[min(attempts, len(WAITS_SECONDS)) - 1]
+
+
+async def _published(publisher: Publisher, rows: Sequence[OutboxRow]) -> list[NotPublished | None]:
+    """All at once; in doubt is also what the library does not give up in time."""
+    tasks = [asyncio.create_task(_publish(publisher, row)) for row in rows]
+    try:
+        await asyncio.wait(tasks, timeout=GIVE_UP_SECONDS)
+    finally:
+        for task in tasks:
+            task.cancel()
+    return [
+        task.result() if task.done() and not task.cancelled() else NotPublished("no answer", in_doubt=True)
+        for task in tasks
+    ]
 
 
 async def _publish(publisher: Publisher, row: OutboxRow) -> NotPublished | None:

@@ -4,17 +4,19 @@ Composition roots run one session for publishing and one for consuming.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
-import structlog
 from aio_pika.abc import AbstractConnection
 
 from shared.messaging.connection import BROKER_ERRORS, connected
 from shared.messaging.declare import declare
 from shared.runtime.backoff import backoff
 from shared.runtime.metrics import AMQP_CONNECTED
+from shared.runtime.outage import Outage
 
-log = structlog.get_logger(__name__)
+#: The waits go on growing for a broker that is lost again sooner than this.
+STEADY_SECONDS = 30.0
 
 
 class BrokerLost(Exception):
@@ -27,6 +29,7 @@ class Session:
     def __init__(self, url: str, *, service: str, purpose: str) -> None:
         self._url = url
         self._name = f"pgferry-{service}-{purpose}"
+        self._outage = Outage(self._name)
         self._gauge = AMQP_CONNECTED.labels(purpose)
         self.connected = False
 
@@ -37,14 +40,16 @@ class Session:
         """
         waits = backoff()
         while True:
+            began_at = time.monotonic()
             try:
                 async with connected(self._url, name=self._name) as connection:
                     await declare(connection)
                     self._set(connected=True)
-                    waits = backoff()
                     await work(connection)
             except (*BROKER_ERRORS, BrokerLost) as error:
-                log.warning("no broker", connection=self._name, reason=f"{type(error).__name__}: {error}")
+                if time.monotonic() > began_at + STEADY_SECONDS:
+                    waits = backoff()
+                self._outage.goes_on(f"{type(error).__name__}: {error}")
             finally:
                 self._set(connected=False)
             await asyncio.sleep(next(waits))
@@ -52,3 +57,5 @@ class Session:
     def _set(self, *, connected: bool) -> None:
         self.connected = connected
         self._gauge.set(int(connected))
+        if connected:
+            self._outage.ended()

@@ -19,16 +19,24 @@ _ADD = """
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
 
-# A claim is a short sleep of the row: a relay that dies in the middle gives it back by itself.
+# A claim is a short sleep of the row: a relay that dies in the middle gives it back by itself. Rows that have
+# been tried before get a tenth, and what the new ones leave: neither kind may fill every batch.
 _CLAIM = """
+    WITH new AS (
+        SELECT id FROM control_plane.outbox
+         WHERE sent_at IS NULL AND run_after <= now() AND attempts = 0
+         ORDER BY run_after, sequence
+         LIMIT $1::int - $1::int / 10
+           FOR UPDATE SKIP LOCKED),
+    tried AS (
+        SELECT id FROM control_plane.outbox
+         WHERE sent_at IS NULL AND run_after <= now() AND attempts > 0
+         ORDER BY run_after, sequence
+         LIMIT $1::int - (SELECT count(*) FROM new)
+           FOR UPDATE SKIP LOCKED)
     UPDATE control_plane.outbox
        SET run_after = now() + make_interval(secs => $2), attempts = attempts + 1
-     WHERE id IN (
-           SELECT id FROM control_plane.outbox
-            WHERE sent_at IS NULL AND run_after <= now()
-            ORDER BY run_after, sequence
-            LIMIT $1
-              FOR UPDATE SKIP LOCKED)
+     WHERE id IN (SELECT id FROM new UNION ALL SELECT id FROM tried)
     RETURNING *
 """
 
