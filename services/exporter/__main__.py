@@ -54,7 +54,12 @@ async def main(settings: ExporterSettings, stopping: Stopping) -> None:
         tenants = TenantServer(settings.tenants, clients)
         for name in TenantServer.names:
             needs.probe_by(name, tenants.probe)
-        ready = {"database": lambda: probe.answers, **needs.ready("spool", *TenantServer.names)}
+        ready = {
+            "database": lambda: probe.answers,
+            "broker": lambda: publishing.connected and consuming.connected,
+            "accepting": lambda: not stopping.is_set(),
+            **needs.ready("spool", *TenantServer.names),
+        }
         await stack.enter_async_context(admin_server(settings.admin_host, settings.admin_port, ready))
         opening = partial(open_spool, settings.spool_url, database)
         spool = await needs.opened("spool", opening, stopping=stopping)

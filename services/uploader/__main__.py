@@ -46,7 +46,12 @@ async def main(settings: UploaderSettings, stopping: Stopping) -> None:
         probe = DatabaseProbe(database)
         needs = Dependencies("spool", "telegram")
         needs.probe_by("database", probe.ask)
-        ready = {"database": lambda: probe.answers, **needs.ready("spool", "telegram")}
+        ready = {
+            "database": lambda: probe.answers,
+            "broker": lambda: publishing.connected and consuming.connected,
+            "accepting": lambda: not stopping.is_set(),
+            **needs.ready("spool", "telegram"),
+        }
         await stack.enter_async_context(admin_server(settings.admin_host, settings.admin_port, ready))
         opening = partial(open_spool, settings.spool_url, database)
         spool = await needs.opened("spool", opening, stopping=stopping)

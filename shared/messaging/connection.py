@@ -38,8 +38,9 @@ async def connected(url: str, *, name: str) -> AsyncIterator[AbstractConnection]
         await _closed(connection)
 
 
-async def answered(call: Coroutine[Any, Any, Answer], *, seconds: float = ANSWER_SECONDS) -> Answer:
+async def answered(call: Coroutine[Any, Any, Answer], *, seconds: float | None = None) -> Answer:
     """Raises TimeoutError, even where the library goes on waiting after it was cancelled."""
+    seconds = seconds or ANSWER_SECONDS
     task = asyncio.ensure_future(call)
     try:
         done, _ = await asyncio.wait([task], timeout=seconds)

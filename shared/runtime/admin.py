@@ -12,6 +12,9 @@ from shared.runtime.process import Fatal
 Ready = Mapping[str, Callable[[], bool]]
 """What must be true for this process to do its work, by name."""
 
+#: Told, but not needed: jobs are in PostgreSQL, and messages wait there.
+OPTIONAL = frozenset({"broker"})
+
 
 def add_health(app: web.Application, ready: Ready) -> None:
     """`/healthz` says the process answers; `/readyz` says which dependency is missing (503)."""
@@ -21,7 +24,7 @@ def add_health(app: web.Application, ready: Ready) -> None:
 
     async def readyz(_request: web.Request) -> web.Response:
         checks = {name: check() for name, check in ready.items()}
-        is_ready = all(checks.values())
+        is_ready = all(there for name, there in checks.items() if name not in OPTIONAL)
         return web.json_response({"ready": is_ready, "checks": checks}, status=200 if is_ready else 503)
 
     app.router.add_get("/healthz", healthz)
@@ -39,14 +42,18 @@ async def admin_server(host: str, port: int, ready: Ready) -> AsyncIterator[None
 
 @asynccontextmanager
 async def serving(
-    app: web.Application, host: str, port: int, *, max_header_bytes: int = 8190
+    app: web.Application, host: str, port: int, *, max_header_bytes: int = 8190, drain_seconds: float = 5
 ) -> AsyncIterator[None]:
-    """Listen for the time of the block; requests in hand get a moment to end.
+    """Listen for the time of the block; requests in hand get `drain_seconds` to end.
 
     Raises Fatal when the address is taken or not ours.
     """
     runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=5, max_field_size=max_header_bytes, auto_decompress=False
+        app,
+        access_log=None,
+        shutdown_timeout=drain_seconds,
+        max_field_size=max_header_bytes,
+        auto_decompress=False,
     )
     await runner.setup()
     try:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from importlib.metadata import version
@@ -19,6 +20,9 @@ AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
 #: Longer than what ends in order takes to end.
 _ASK_AGAIN_SECONDS = 2.0
+
+#: What is left of a process whose work has ended has this long to end, too.
+END_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -47,10 +51,12 @@ def start_service(
 def run(main: Callable[[Stopping], Coroutine[Any, Any, None]]) -> int:
     """Run `main(stopping)` and return the exit code; each SIGTERM or SIGINT asks `stopping` once."""
     code = 0
+    last_resort = threading.Timer(END_SECONDS, _end_anyhow)
+    last_resort.daemon = True
     try:
-        asyncio.run(_with_signals(main))
+        asyncio.run(_with_signals(main, last_resort))
     except* Stopped:
-        log.info("stopped before it began")
+        log.info("stopped at once")
     except* Fatal as fatal:
         for reason in _reasons(fatal):
             sys.stderr.write(f"{reason}\n")
@@ -58,6 +64,7 @@ def run(main: Callable[[Stopping], Coroutine[Any, Any, None]]) -> int:
     except* Exception as group:
         log.critical("crashed", exc_info=group)  # through the logs, which redact
         code = 1
+    last_resort.cancel()
     return code
 
 
@@ -89,12 +96,21 @@ async def endable(background: Coroutine[Any, Any, None]) -> None:
     task.result()
 
 
-async def _with_signals(main: Callable[[Stopping], Coroutine[Any, Any, None]]) -> None:
+async def _with_signals(
+    main: Callable[[Stopping], Coroutine[Any, Any, None]], last_resort: threading.Timer
+) -> None:
     stopping = Stopping()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.ask)
     await main(stopping)
+    last_resort.start()
+
+
+def _end_anyhow() -> None:
+    """The work has ended in order; a thread on a dead disk or a server's last word is not waited for."""
+    log.warning("something does not let the process end: it ends all the same")
+    os._exit(0)
 
 
 def _reasons(group: BaseExceptionGroup[Fatal]) -> Iterator[str]:

@@ -154,7 +154,7 @@ async def test_health_is_on_both_ports(gateway: Running) -> None:
         async with gateway.http.get(port + "/healthz") as answer:
             assert (answer.status, await answer.json()) == (200, {"status": "ok"})
         async with gateway.http.get(port + "/readyz") as answer:
-            assert await answer.json() == {"ready": True, "checks": {"database": True}}
+            assert await answer.json() == {"ready": True, "checks": {"database": True, "broker": False}}
 
 
 async def test_sigterm_ends_it_in_order(postgres_server: PostgresServer) -> None:

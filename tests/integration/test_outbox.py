@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -302,3 +303,62 @@ _ADD_LIKE = """
 async def _has_sent(connection: asyncpg.Connection, number: int) -> bool:
     sent = "SELECT count(*) FROM control_plane.outbox WHERE sent_at IS NOT NULL"
     return bool(await connection.fetchval(sent) == number)
+
+
+# Rows that cannot leave
+
+
+async def test_a_thousand_stuck_rows_hold_up_no_other(
+    vhost_url: str, control_plane: Database, channel: AbstractChannel, connection: asyncpg.Connection
+) -> None:
+    """More than batches hold, each tried before and due now: a new row still leaves with the first batch."""
+    await connection.execute(_ADD_STUCK, 1000)
+    fresh = [envelope() for _ in range(3)]
+    await add(control_plane, *fresh)
+
+    async with control_plane.session() as session:
+        first = [row.envelope.id for row in await session.outbox.claim(1, claim_seconds=0)]
+        batch = {row.envelope.id for row in await session.outbox.claim(100, claim_seconds=30)}
+    async with relaying(vhost_url, control_plane):
+        await connection.execute("UPDATE control_plane.outbox SET run_after = now()")
+        await eventually(partial(all_sent, control_plane, but=1000))
+
+    assert first == [fresh[0].id]
+    assert len(batch) == 100
+    assert len({row.id for row in fresh[1:]} & batch) == 2
+    assert len(await drained(channel, EXPORTER.name)) == 3
+
+
+async def test_rows_that_were_tried_before_have_their_share(
+    control_plane: Database, connection: asyncpg.Connection
+) -> None:
+    """However many new ones come in, or an old one would never leave."""
+    await connection.execute(_ADD_STUCK, 50)
+    await add(control_plane, *(envelope() for _ in range(200)))
+
+    async with control_plane.session() as session:
+        batch = await session.outbox.claim(100, claim_seconds=30)
+
+    assert sum(row.envelope.exchange == DEAD for row in batch) == 10
+    assert len(batch) == 100
+
+
+_ADD_STUCK = """
+    INSERT INTO control_plane.outbox (id, exchange, routing_key, message_type, body, attempts, run_after)
+    SELECT gen_random_uuid(), 'pgferry.dead', 'dead.nobody', 'test', '{}', 3, now() - interval '1 hour'
+      FROM generate_series(1, $1::int)
+"""
+
+
+async def test_bytes_are_published_as_they_are_stored(
+    vhost_url: str, control_plane: Database, channel: AbstractChannel
+) -> None:
+    """Nothing is decoded on the way: white space, doubled keys, what is no JSON and no text."""
+    bodies = [b' {"a":1,\r\n "a" : 1.50, "\\u00e9":"\xc3\xa9"}\n', b"\xff\x00\xfe", b""]
+    for body in bodies:
+        await add(control_plane, replace(envelope(), body=body))
+
+    async with relaying(vhost_url, control_plane):
+        await eventually(partial(all_sent, control_plane))
+
+    assert sorted(message.body for message in await drained(channel, EXPORTER.name)) == sorted(bodies)
