@@ -107,7 +107,8 @@ class ServiceSettings(Settings):
     listen."""
 
     amqp_url: Url = Field(alias="AMQP_URL", pattern=r"^amqps?://")
-    """The broker and its vhost."""
+    """The broker and its vhost. A broker that is silent for three heartbeats is given up; `?heartbeat=` sets
+    one, in seconds (15)."""
 
     log_level: str = Field(default="INFO", alias="PGFERRY_LOG_LEVEL", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
     """DEBUG, INFO, WARNING or ERROR."""
