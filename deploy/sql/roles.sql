@@ -45,3 +45,10 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.suspected_sends, control_p
 
 -- Exporters and uploaders agree on one spool.
 GRANT SELECT, INSERT, UPDATE ON control_plane.spool TO pgferry_exporter, pgferry_uploader;
+
+-- Exporters and uploaders forget what was kept long enough; the gateway, which strangers speak to, may not.
+GRANT DELETE ON control_plane.jobs, control_plane.backup_parts, control_plane.outbox,
+    control_plane.audit_log, control_plane.idempotency_keys TO pgferry_exporter, pgferry_uploader;
+GRANT SELECT (id, at) ON control_plane.audit_log TO pgferry_exporter, pgferry_uploader;
+GRANT SELECT (project_id, key, expires_at) ON control_plane.idempotency_keys
+    TO pgferry_exporter, pgferry_uploader;

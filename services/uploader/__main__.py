@@ -28,6 +28,7 @@ from shared.storage.duties import reconciler_of
 from shared.storage.nudges import OUTBOX, UPLOAD
 from shared.storage.outbox_session import outbox_of
 from shared.storage.readiness import DatabaseProbe
+from shared.storage.retention import retention_of
 from shared.storage.set_aside import SetAside
 from shared.storage.spool import open_spool
 from shared.telegram.client import open_telegram
@@ -91,7 +92,7 @@ async def main(settings: UploaderSettings, stopping: Stopping) -> None:
             consuming.run(consumer.run),
             database.nudges.listen(),
             probe.run(),
-            reconciler_of(database, settings).run(stopping),
+            reconciler_of(database, settings, retention_of(database, settings)).run(stopping),
         )
 
 

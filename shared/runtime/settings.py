@@ -147,6 +147,16 @@ class WorkerSettings(ServiceSettings):
     retry_scale: float = Field(default=1, gt=0, le=10, alias="PGFERRY_RETRY_SCALE")
     """Multiplies the waits of 10 s, 60 s and 5 min between attempts; greater than 0."""
 
+    keep_outbox_days: float = Field(default=7, gt=0, alias="PGFERRY_KEEP_OUTBOX_DAYS")
+    """How long messages that were sent stay in the outbox."""
+
+    keep_jobs_days: float = Field(default=90, gt=0, alias="PGFERRY_KEEP_JOBS_DAYS")
+    """How long jobs that ended are known, with their requests: a request that comes again later is a new one.
+    A job stays as long as its backup, and while parts of it are to be deleted from the chat."""
+
+    keep_audit_days: float = Field(default=400, gt=0, alias="PGFERRY_KEEP_AUDIT_DAYS")
+    """How long the audit log goes back."""
+
     @field_validator("heartbeat_seconds")
     @classmethod
     def _fits_lease(cls, value: float, info: ValidationInfo) -> float:

@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from uuid import uuid4
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -13,7 +14,7 @@ from sandbox.postgres import PostgresServer
 from shared.contracts.job import HALVES, Priority, StageGroup, Status
 from shared.contracts.messages import ExportRequested
 from shared.contracts.topology import COMMANDS
-from shared.storage import left_over, reaper, sweeper
+from shared.storage import left_over, reaper, retention, sweeper
 from shared.storage.database import Database, open_database
 from shared.storage.jobs import _CLAIM as CLAIM_JOB
 from shared.storage.outbox import _CLAIM as CLAIM_OUTBOX
@@ -236,9 +237,17 @@ _MANY = f"""
       FROM generate_series(1, {JOBS // 10}) AS n;
     INSERT INTO control_plane.backup_parts (job_id, dump_fence, kind, index, status, size_bytes, sha256)
     SELECT id, 1, 'part', 0, 'superseded', 1, '' FROM control_plane.jobs LIMIT {JOBS // 10};
+    INSERT INTO control_plane.backups
+        (id, project_id, job_id, size_bytes, sha256, part_count, filename, bot_id, chat_id)
+    SELECT gen_random_uuid(), project_id, id, 1, '', 1, '', 1, 1
+      FROM control_plane.jobs WHERE status = 'completed' LIMIT {JOBS // 10};
+    INSERT INTO control_plane.audit_log (actor, action, at)
+    SELECT 'user:tester', 'export.request', now() - make_interval(secs => n)
+      FROM generate_series(1, {JOBS // 10}) AS n;
     INSERT INTO control_plane.job_requests (request_id, job_id, project_id, source)
     SELECT gen_random_uuid(), id, project_id, 'http' FROM control_plane.jobs LIMIT 5000;
-    ANALYZE control_plane.jobs, control_plane.outbox, control_plane.job_requests, control_plane.backup_parts;
+    ANALYZE control_plane.jobs, control_plane.outbox, control_plane.job_requests, control_plane.backup_parts,
+        control_plane.backups, control_plane.audit_log;
 """
 
 
@@ -270,6 +279,9 @@ def _claim_arguments(group: StageGroup) -> tuple[object, ...]:
         pytest.param(reaper.FIND_ASKED, (15.0,), id="cancel-lapsed"),
         pytest.param(left_over.COUNT, (15.0, 1000), id="left-over"),
         pytest.param(sweeper.SUPERSEDE, (86400.0, 500), id="give-up-parts"),
+        pytest.param(retention.OUTBOX, (604800.0, 500), id="forget-outbox"),
+        pytest.param(retention.AUDIT, (604800.0, 500), id="forget-audit"),
+        pytest.param(retention.JOBS, (3600.0, 500, datetime.now(UTC), UUID(int=0)), id="forget-jobs"),
     ],
 )
 async def test_hot_statements_read_no_table_from_end_to_end(
