@@ -16,6 +16,9 @@ from tests.e2e import gates, steps
 from tests.e2e.crew import Crew
 from tests.e2e.gates import Gate
 
+#: In its final transaction, after the job's row was changed.
+_SUPERSEDES_OLDER_PARTS = "WHERE job_id = $1 AND dump_fence < $2"
+
 
 async def test_before_its_dump_began(crew: Crew, project: str) -> None:
     """The job is claimed, and the session waits for a tenant's lock: the successor ends it, then dumps."""
@@ -47,7 +50,7 @@ async def test_after_the_dump_was_written_and_before_it_is_recorded(
     victim = crew.member("exporter")
     async with gates.locked(crew.stack.database_url, "control_plane.backup_parts"):
         job_id = await steps.ask(crew.database, project)
-        await crew.waiting(Gate.LOCK, "UPDATE control_plane.backup_parts")
+        await crew.waiting(Gate.LOCK, _SUPERSEDES_OLDER_PARTS)
         victim.kill()
         written = (crew.stack.spool / str(job_id) / "1" / "dump.json").exists()
         row_at_death = await steps.job_row(crew.connection, job_id)
@@ -72,7 +75,7 @@ async def test_when_its_last_commit_was_made_but_not_answered(crew: Crew, projec
     async with AsyncExitStack() as held:
         async with gates.locked(url, "control_plane.backup_parts"):
             job_id = await steps.ask(crew.database, project)
-            await crew.waiting(Gate.LOCK, "UPDATE control_plane.backup_parts")
+            await crew.waiting(Gate.LOCK, _SUPERSEDES_OLDER_PARTS)
             await held.enter_async_context(gates.commits_held(url))
         await crew.waiting(Gate.COMMIT, "COMMIT", service="exporter")
         victim.kill()
