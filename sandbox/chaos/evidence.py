@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from sandbox.chaos.history import surprises
 from sandbox.chaos.load import Asked, Fate, Load
 from sandbox.chaos.plan import Way
 from sandbox.chaos.servers import Servers, connected
@@ -97,6 +98,7 @@ class Evidence:
     depths: Mapping[str, int]
     left: Left
     exits: Sequence[Exit]
+    surprises: Sequence[str] = ()
     restless: Sequence[str] = ()
     restored: Mapping[UUID, Sequence[str]] = field(default_factory=dict)
 
@@ -144,6 +146,7 @@ class Gathering:
                 tenant_sessions=sessions.tenant_sessions,
             ),
             exits=self.exits,
+            surprises=surprises(self.stack.directory),
             restless=restless,
         )
 

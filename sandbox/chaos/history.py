@@ -26,6 +26,7 @@ _JOBS: Final = """
            cancel_requested_at IS NOT NULL AS cancel
       FROM control_plane.jobs
 """
+_SURPRISING: Final = frozenset({"error", "critical"})
 _AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
@@ -82,6 +83,19 @@ def repeated(directory: Path) -> Repeated:
         elif event.get("event") == "attempt failed" and event.get("next") == "RetryAt":
             retried.add((event["job_id"], event["fence"]))
     return Repeated(len(retried), sum(_takeovers(job, begun[job, group], retried) for job, group in begun))
+
+
+def surprises(directory: Path) -> list[str]:
+    """Errors that nobody foresaw: faults of the surroundings are warnings, each with its own words."""
+    return [
+        f"{event.get('service')}: {event['event']} {event.get('job_id', '')} {_last_line(event)}".strip()
+        for event in _events(directory)
+        if event.get("level") in _SURPRISING or event.get("code") == "unexpected_error"
+    ]
+
+
+def _last_line(event: dict[str, Any]) -> str:
+    return str(event.get("exception", "")).strip().rpartition("\n")[2]
 
 
 def _takeovers(job: str, attempts: list[tuple[int, int]], retried: set[tuple[str, int]]) -> int:

@@ -36,6 +36,7 @@ class Rule(StrEnum):
     FILE = "file"
     PREFIX = "prefix"  #: only those of failed jobs inside their keep time
     SESSION = "session"  #: no tenant's session, none idle in transaction
+    SURPRISE = "surprise"  #: no error in a log that nobody foresaw
     WASTE = "waste"  #: what no backup names in the chat has a row that says so
 
 
@@ -180,6 +181,10 @@ def _session(evidence: Evidence) -> Iterator[str]:
     yield from (f"left on the tenants' server: {session}" for session in evidence.left.tenant_sessions)
 
 
+def _surprise(evidence: Evidence) -> Iterator[str]:
+    yield from evidence.surprises
+
+
 def _waste(evidence: Evidence) -> Iterator[str]:
     explained = {row["sha256"] for row in evidence.parts}
     for message in waste(evidence):
@@ -211,5 +216,6 @@ _RULES: Final[dict[Rule, Callable[[Evidence], Iterator[str]]]] = {
     Rule.FILE: _file,
     Rule.PREFIX: _prefix,
     Rule.SESSION: _session,
+    Rule.SURPRISE: _surprise,
     Rule.WASTE: _waste,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -326,6 +327,15 @@ async def test_a_process_that_ends_unasked_is_seen(at_rest: AtRest) -> None:
     finally:
         fleet.kill("gateway-1")
         fleet.exits.clear()
+
+
+async def test_an_error_that_nobody_foresaw_is_seen(at_rest: AtRest) -> None:
+    """A line in a service's log, with the last words of the exception."""
+    log = at_rest.seed.stack.directory / "exporter-99.log"
+    line = {"event": "a duty failed", "level": "error", "exception": "Traceback\n…\nKeyError: 'x'"}
+    log.write_text(json.dumps(line) + "\n")
+    assert "KeyError: 'x'" in (await at_rest.broken())[Rule.SURPRISE]
+    log.unlink()
 
 
 @pytest.mark.parametrize("role", ["gateway", "dump"])
