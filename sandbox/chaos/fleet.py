@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: A worker that dies is missed after three seconds, and retries come at once.
 LEASE_SECONDS: Final = 3.0
 DRAIN_SECONDS: Final = 4.0
+_SECOND_SIGNAL_SECONDS: Final = 0.3
 _LAST_WORDS: Final = 1500
 _ENDED_SECONDS: Final = DRAIN_SECONDS + 25.0
 _QUICK: Final[dict[str, object]] = {
@@ -128,13 +129,16 @@ class Fleet:
             self._running[name].resume()
             self.timeline.say(f"{name} goes on")
 
-    async def terminate(self, name: str) -> bool:
-        """SIGTERM; whatever it then does but end with 0 is kept in `exits`."""
+    async def terminate(self, name: str, *, twice: bool = False) -> bool:
+        """SIGTERM; whatever it then does but end with 0 is kept in `exits`. Two: it is not to wait."""
         service = self._running.pop(name, None)
         if service is None:
             return False
         self._resume(name, service)
         os.kill(service.child.pid, signal.SIGTERM)
+        if twice:
+            await asyncio.sleep(_SECOND_SIGNAL_SECONDS)
+            service.child.process.send_signal(signal.SIGTERM)  # not to somebody else, if it has ended
         try:
             code = await asyncio.to_thread(service.child.process.wait, _ENDED_SECONDS)
         except Exception:  # noqa: BLE001 - subprocess.TimeoutExpired, or whatever else kept it alive

@@ -35,6 +35,7 @@ _PROXIED: Final = {
 _SEND: Final = "sendDocument"
 _STATUSES: Final = (500, 502, 504)
 _ONE_WAY_SHARE: Final = 0.5
+_TWICE_SHARE: Final = 0.3
 _EVERYBODY_SHARE: Final = 0.3
 _DELAY_SECONDS: Final = 0.25
 _MIDWAY_BYTES: Final = {Server.POSTGRES: 60_000, Server.AMQP: 2_000, Server.TELEGRAM: 500_000}
@@ -111,8 +112,9 @@ class Havoc:
     async def _terminate(self, planned: PlannedFault) -> None:
         name = planned.victim or ""
         if self.fleet.runs(name):
-            self.timeline.happened(planned.fault, name)
-            await self.fleet.terminate(name)
+            twice = planned.share < _TWICE_SHARE
+            self.timeline.happened(planned.fault, f"{name}{' twice' if twice else ''}")
+            await self.fleet.terminate(name, twice=twice)
             await asyncio.sleep(planned.seconds)
             self.fleet.start(name)
 

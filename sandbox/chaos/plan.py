@@ -19,7 +19,7 @@ PROJECTS: Final = (*SMALL_PROJECTS, LARGE_PROJECT, AWKWARD_PROJECT)
 _FORMATS: Final = (("sql", 4), ("tar", 1))
 _COMPRESSIONS: Final = (("zstd", 4), ("gzip", 1), ("none", 1))
 _HOPELESS_SHARE: Final = 0.08
-_CANCELLED_SHARE: Final = 0.08
+_CANCELLED_SHARE: Final = 0.12
 _GARBAGE_SHARE: Final = 0.05
 _TWICE_SHARE: Final = 0.15
 _HIGH_SHARE: Final = 0.2
@@ -103,7 +103,7 @@ class _Requests:
             options=self._options(),
             message_id=self._message_id(number),
             twice=way is Way.AMQP and self._happens(_TWICE_SHARE),
-            cancel_after=self.random.uniform(0, 2) if self._happens(_CANCELLED_SHARE) else None,
+            cancel_after=self.random.uniform(0, 1) if self._happens(_CANCELLED_SHARE) else None,
         )
 
     def _way(self) -> Way:

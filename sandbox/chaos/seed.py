@@ -31,6 +31,7 @@ from sandbox.chaos.restoring import Restoring
 from sandbox.chaos.rules import Violation, violations, waste
 from sandbox.chaos.servers import BOT_TOKEN, Servers, connected
 from sandbox.chaos.timeline import Timeline
+from sandbox.directory import ScratchDirectory
 from sandbox.stack import Stack
 from shared.contracts.job import Status
 from shared.contracts.topology import EVENTS, QUEUES
@@ -174,10 +175,10 @@ class Seed:
 async def prepared(servers: Servers, plan: Plan) -> AsyncIterator[Seed]:
     """Database, vhost with its queues, chat and folder for one seed; all of it is gone afterwards."""
     timeline = Timeline()
-    directory = Path(tempfile.mkdtemp(prefix=f"pgferry-chaos-{plan.seed}-"))
+    scratch = ScratchDirectory(prefix=f"pgferry-chaos-{plan.seed}-")
     database = await servers.take_database()
     stack = Stack(
-        directory=directory,
+        directory=scratch.path,
         database_url=servers.postgres.url(database),
         amqp_url=servers.rabbitmq.url(servers.take_vhost()),
         telegram_api_url=servers.bot_api.url,
@@ -203,7 +204,7 @@ async def prepared(servers: Servers, plan: Plan) -> AsyncIterator[Seed]:
         await _remove_queues(stack.amqp_url)
         await servers.execute(f"DROP DATABASE {database} WITH (FORCE)")
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        await asyncio.to_thread(scratch.close)
 
 
 async def run_seed(servers: Servers, plan: Plan) -> Outcome:
