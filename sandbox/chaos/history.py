@@ -26,6 +26,8 @@ _JOBS: Final = """
            cancel_requested_at IS NOT NULL AS cancel
       FROM control_plane.jobs
 """
+#: A future inside asyncpg, of a connection that was lost before it was made; who awaited it was told.
+_OF_ASYNCPG: Final = "unexpected connection_lost() call"
 _SURPRISING: Final = frozenset({"error", "critical"})
 _AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -90,7 +92,8 @@ def surprises(directory: Path) -> list[str]:
     return [
         f"{event.get('service')}: {event['event']} {event.get('job_id', '')} {_last_line(event)}".strip()
         for event in _events(directory)
-        if event.get("level") in _SURPRISING or event.get("code") == "unexpected_error"
+        if (event.get("level") in _SURPRISING or event.get("code") == "unexpected_error")
+        and not (event.get("logger") == "asyncio" and _OF_ASYNCPG in str(event["event"]))
     ]
 
 

@@ -210,7 +210,11 @@ async def prepared(servers: Servers, plan: Plan) -> AsyncIterator[Seed]:
 async def run_seed(servers: Servers, plan: Plan) -> Outcome:
     started = time.monotonic()
     async with prepared(servers, plan) as seed:
-        evidence = await seed.run()
+        try:
+            evidence = await seed.run()
+        except Exception as error:
+            error.add_note(f"seed {plan.seed}: timeline and logs are in {_kept(seed)}")
+            raise
         found = tuple(violations(evidence))
         counts = repeated(seed.stack.directory)
         return Outcome(
