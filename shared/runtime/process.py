@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from shared.runtime.settings import ServiceSettings, SettingsError, load
 from shared.runtime.stopping import Stopped, Stopping
 
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 #: Longer than what ends in order takes to end.
 _ASK_AGAIN_SECONDS = 2.0
@@ -100,11 +103,25 @@ async def _with_signals(
     main: Callable[[Stopping], Coroutine[Any, Any, None]], last_resort: threading.Timer
 ) -> None:
     stopping = Stopping()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.ask)
-    await main(stopping)
+    with _heeding(stopping):
+        await main(stopping)
     last_resort.start()
+
+
+@contextmanager
+def _heeding(stopping: Stopping) -> Iterator[None]:
+    """Ask `stopping` for each signal during the block. After it the process ends by itself, and a signal that
+    comes then must not end it with another code.
+    """
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, stopping.ask)
+    try:
+        yield
+    finally:
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end_anyhow() -> None:

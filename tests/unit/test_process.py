@@ -1,10 +1,13 @@
 """The life of a process: what runs beside its work ends with it."""
 
 import asyncio
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
 
+from sandbox.stack import REPOSITORY
 from shared.runtime import process
 from shared.runtime.process import beside
 
@@ -52,3 +55,26 @@ async def test_a_background_that_fails_ends_the_work() -> None:
 
     assert caught.group_contains(RuntimeError, match="the background has failed")
     assert ended.is_set()
+
+
+_ENDS_WHILE_SIGNALLED = """
+import asyncio, os, signal, sys
+from shared.runtime.process import run
+
+async def main(stopping):
+    os.kill(os.getpid(), signal.SIGTERM)
+    await stopping.wait()
+
+code = run(main)
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGINT)
+sys.exit(code)
+"""
+
+
+def test_a_signal_that_comes_when_the_work_has_ended_changes_no_exit_code() -> None:
+    """A second SIGTERM while Python is ending: the process has drained, and says so with 0."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ENDS_WHILE_SIGNALLED], cwd=REPOSITORY, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
