@@ -20,6 +20,7 @@ class Fault(StrEnum):
     FREEZE = "freeze"  #: SIGSTOP, past the lease, SIGCONT
     TERMINATE = "terminate"  #: SIGTERM
     BROKER_KILL = "broker_kill"  #: -9 of RabbitMQ, and start
+    BROKER_FREEZE = "broker_freeze"  #: SIGSTOP and SIGCONT: it is there and says nothing
     BROKER_CLOSE = "broker_close"  #: every connection closed by the operator
     BROKER_ALARM = "broker_alarm"  #: the memory alarm: publishers are blocked
     QUEUES_DELETED = "queues_deleted"  #: the work queues, by an operator
@@ -82,6 +83,7 @@ TRAITS: Final[dict[Fault, Trait]] = {
     Fault.FREEZE: Trait(None, 5, EVERYBODY, (4.0, 6.0)),
     Fault.TERMINATE: Trait(None, 4, EVERYBODY, (0.0, 1.0)),
     Fault.BROKER_KILL: Trait(Only.BROKER, 2, (), (0.5, 4.0), 1),
+    Fault.BROKER_FREEZE: Trait(Only.BROKER, 1.5, (), (3.0, 8.0), 1),
     Fault.BROKER_CLOSE: Trait(Only.BROKER, 1.5, (), at_most=1),
     Fault.BROKER_ALARM: Trait(Only.BROKER, 1, (), (2.0, 5.0), 1),
     Fault.QUEUES_DELETED: Trait(Only.BROKER, 2, (), at_most=1),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: A worker that dies is missed after three seconds, and retries come at once.
 LEASE_SECONDS: Final = 3.0
 DRAIN_SECONDS: Final = 4.0
+#: A broker that says nothing is given up after three of these.
+_SILENT_AFTER: Final = "?heartbeat=3"
 _SECOND_SIGNAL_SECONDS: Final = 0.3
 _LAST_WORDS: Final = 1500
 _ENDED_SECONDS: Final = DRAIN_SECONDS + 25.0
@@ -177,7 +179,7 @@ class Fleet:
         own = {server: self.servers.proxies[name, server].port for server in Server}
         ways: dict[str, object] = {
             "DATABASE_URL": self._behind(self.stack.url_as(kind), own[Server.POSTGRES]),
-            "AMQP_URL": self._behind(self.stack.amqp_url, own[Server.AMQP]),
+            "AMQP_URL": self._behind(self.stack.amqp_url, own[Server.AMQP]) + _SILENT_AFTER,
             "TMPDIR": self.tmp,
         }
         if kind == "gateway":

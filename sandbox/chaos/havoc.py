@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -85,6 +87,7 @@ class Havoc:
             Fault.TERMINATE: self._terminate,
             Fault.SPOOL_FULL: self._fill_spool,
             Fault.BROKER_KILL: self._kill_broker,
+            Fault.BROKER_FREEZE: self._freeze_broker,
             Fault.BROKER_CLOSE: self._close_connections,
             Fault.BROKER_ALARM: self._raise_alarm,
             Fault.QUEUES_DELETED: self._delete_queues,
@@ -138,6 +141,17 @@ class Havoc:
         self.servers.rabbitmq.launch()
         await asyncio.to_thread(self.servers.rabbitmq.wait_ready)
         self.timeline.say("RabbitMQ is back")
+
+    async def _freeze_broker(self, planned: PlannedFault) -> None:
+        pid = self.servers.rabbitmq.pid
+        if pid is None:
+            return
+        os.kill(pid, signal.SIGSTOP)
+        self.timeline.happened(planned.fault, f"for {planned.seconds:.1f} s")
+        await asyncio.sleep(planned.seconds)
+        if self.servers.rabbitmq.pid == pid:
+            os.kill(pid, signal.SIGCONT)
+            self.timeline.say("RabbitMQ goes on")
 
     async def _close_connections(self, planned: PlannedFault) -> None:
         self.timeline.happened(planned.fault, "all connections")
