@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -154,24 +155,25 @@ class Havoc:
             self.timeline.say("RabbitMQ goes on")
 
     async def _close_connections(self, planned: PlannedFault) -> None:
-        self.timeline.happened(planned.fault, "all connections")
-        await self._ctl("close_all_connections", "chaos")
+        if await self._ctl("close_all_connections", "chaos"):
+            self.timeline.happened(planned.fault, "all connections")
 
     async def _raise_alarm(self, planned: PlannedFault) -> None:
-        await self._ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+        if not await self._ctl("set_vm_memory_high_watermark", "absolute", "1MB"):
+            return
         self.timeline.happened(planned.fault, f"for {planned.seconds:.1f} s")
         await asyncio.sleep(planned.seconds)
-        await self.lower_alarm()
-
-    async def lower_alarm(self) -> None:
-        await self._ctl("set_vm_memory_high_watermark", "absolute", _WATERMARK)
+        while not await self._ctl("set_vm_memory_high_watermark", "absolute", _WATERMARK):
+            await asyncio.sleep(1.0)  # it is being killed, or frozen
         self.timeline.say("the memory alarm is over")
 
-    async def _ctl(self, *arguments: str) -> None:
+    async def _ctl(self, *arguments: str) -> bool:
         try:
             await asyncio.to_thread(self.servers.rabbitmq.ctl, *arguments)
-        except RuntimeError as error:
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
             self.timeline.say(f"rabbitmqctl failed: {error}")
+            return False
+        return True
 
     async def _delete_queues(self, planned: PlannedFault) -> None:
         async with connected(self.amqp_url, name="chaos-operator") as connection:
