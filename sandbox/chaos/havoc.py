@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandbox.chaos.servers import Servers
     from sandbox.chaos.timeline import Timeline
 
+_ALARM_TRIES: Final = 5
 _WATERMARK: Final = "400MiB"  #: of the private node's configuration
 _FULL_DISK_BYTES: Final = 1 << 60
 _ROUND_THE_CORNER_SECONDS: Final = 0.2
@@ -163,8 +164,9 @@ class Havoc:
             return
         self.timeline.happened(planned.fault, f"for {planned.seconds:.1f} s")
         await asyncio.sleep(planned.seconds)
-        while not await self._ctl("set_vm_memory_high_watermark", "absolute", _WATERMARK):
-            await asyncio.sleep(1.0)  # it is being killed, or frozen
+        for _ in range(_ALARM_TRIES):  # it may be frozen, or away
+            if await self._ctl("set_vm_memory_high_watermark", "absolute", _WATERMARK):
+                break
         self.timeline.say("the memory alarm is over")
 
     async def _ctl(self, *arguments: str) -> bool:

@@ -23,8 +23,8 @@ _AGE_SECRET_KEY = re.compile(r"AGE-SECRET-KEY-1[0-9A-Z]+", re.IGNORECASE)
 #: Libraries that log each request (with its URL) or each reconnect at INFO.
 _QUIET = ("httpx", "httpcore", "telegram", "aiohttp.access", "alembic")
 
-#: What these say of a lost broker the session says, too, in one line.
-_SILENT = ("aio_pika", "aiormq")
+#: What these say of a lost broker, or of an answer that is no JSON, we say in one line without a traceback.
+_SILENT = ("aio_pika", "aiormq", "telegram.request")
 
 
 class Redactor:

@@ -33,7 +33,8 @@ with structlog.contextvars.bound_contextvars(job_id="job-1", fence=3):
     library.warning("POST https://api.telegram.org/bot%s/getMe", bot_token)
     library.warning("connecting to postgresql://user:%s@db/app", "hunter2")
     library.info("the key is %r", secret)
-    logging.getLogger("aiormq").info("chatter")
+    logging.getLogger("aiormq").error("chatter")
+    logging.getLogger("telegram.request.BaseRequest").error("chatter")
     try:
         raise ValueError(secret, {"key": age_key})
     except ValueError:
