@@ -14,7 +14,9 @@ _GAP = "  "
 
 
 def show_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, default=_json_of, ensure_ascii=False))
+    """Readable letters as they are; what could move a terminal's cursor as JSON's own escape sequences."""
+    text = json.dumps(value, indent=2, default=_json_of, ensure_ascii=False)
+    typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -14,6 +14,10 @@ class BrokerSettings(Settings):
     amqp_url: str = Field(alias="AMQP_URL", pattern=r"^amqps?://")
 
 
+class LetterSettings(DatabaseSettings, BrokerSettings):
+    """Enough to decide about letters: they are on the broker, and what they are about is in the database."""
+
+
 class FetchSettings(DatabaseSettings, StoreSettings):
     """Enough to find a backup and bring it back."""
 

@@ -62,6 +62,7 @@ class Delivery:
     content_type: str | None
     headers: Mapping[str, object]
     correlation_id: str | None = None
+    sent_at: datetime | None = None
 
     @property
     def traceparent(self) -> str | None:

@@ -137,6 +137,7 @@ def delivery_of(message: AbstractIncomingMessage) -> Delivery:
         content_type=message.content_type,
         headers=dict(message.headers),
         correlation_id=_text(message.correlation_id),
+        sent_at=message.timestamp,
     )
 
 
