@@ -56,7 +56,7 @@ def summary(letter: Letter) -> dict[str, object]:
         "message": letter.header("x-message"),
         "job_id": letter.job_id,
         "project_id": letter.project_id,
-        "attempts": letter.header("x-attempts"),
+        "attempts": letter.attempts,
         "service": letter.header("x-service"),
         "host": letter.header("x-host"),
         "first_failed_at": letter.header("x-first-failed-at"),

@@ -65,6 +65,11 @@ class Letter:
         return self.header("x-project-id")
 
     @property
+    def attempts(self) -> int | None:
+        text = self.header("x-attempts")
+        return int(text) if text and text.isdecimal() else None
+
+    @property
     def replay_count(self) -> int:
         """How often it was requeued before."""
         return replay_count_of(self.delivery)

@@ -154,7 +154,7 @@ async def test_a_hopeless_export_is_mended_and_requeued(
     await until_depth(vhost_url, DEAD_EXPORTER.name, 1)
 
     (letter,) = (await dlq(cli, "list", "--json")).json()
-    assert (letter["queue"], letter["reason"], letter["attempts"]) == ("dead.exporter", "schema_missing", "1")
+    assert (letter["queue"], letter["reason"], letter["attempts"]) == ("dead.exporter", "schema_missing", 1)
     job_id = UUID(letter["job_id"])
     await create_small_tenant(connection, slug="acme", rows=10)
     await connection.execute("GRANT USAGE ON SCHEMA tenant_acme TO pgferry_dump")
@@ -219,7 +219,8 @@ async def test_what_others_wrote_cannot_play_with_the_terminal(
     )
 
     listed = await dlq(settings, "list", "--queue", "unrouted", "--json")
-    binary, text = [letter["id"] for letter in listed.json()]
+    by_size = {letter["size_bytes"]: letter["id"] for letter in listed.json()}
+    binary, text = by_size[11], by_size[12]
     shown = [await dlq(settings, "show", *arguments) for arguments in ([binary], [text], [text, "--json"])]
 
     assert [letter["reason"] for letter in listed.json()] == ["unrouted", "unrouted"]
