@@ -105,25 +105,26 @@ class Removed:
 
 def remove(root: Path, condemned: Sequence[Condemned], *, keep_since: float) -> Removed:
     """Remove all, and what earlier removals left. Raises OSError at the end if something could not be."""
-    prefixes = folders = 0
-    for one in condemned:
-        job = root / str(one.job_id)
-        for fence in one.fences:
-            prefixes += _moved_away(root, job / str(fence))
-        folders += (one.whole and _moved_away(root, job)) or (one.if_empty and _removed_if_empty(job))
+    prefixes = [root / str(one.job_id) / str(fence) for one in condemned for fence in one.fences]
+    folders = [root / str(one.job_id) for one in condemned if one.whole]
+    emptied = [root / str(one.job_id) for one in condemned if one.if_empty]
+    removed = Removed(
+        prefixes=sum([_moved_away(root, prefix) for prefix in prefixes]),
+        folders=sum([_moved_away(root, folder) for folder in folders] + [*map(_removed_if_empty, emptied)]),
+    )
     for left in [*root.glob(f"{_AWAY}*")]:
         shutil.rmtree(left, ignore_errors=True)
     _remove_old_markers(root, keep_since)
-    if any(root.glob(f"{_AWAY}*")):
+    if any(path.exists() for path in (*prefixes, *folders, *root.glob(f"{_AWAY}*"))):
         raise OSError("it has files that cannot be removed")
-    return Removed(prefixes, folders)
+    return removed
 
 
 def _moved_away(root: Path, path: Path) -> bool:
     """In one step: a writer that has slept finds no folder, rather than one that vanishes around it."""
     try:
         path.rename(root / f"{_AWAY}{uuid4().hex}")
-    except FileNotFoundError:
+    except OSError:
         return False
     return True
 

@@ -35,7 +35,7 @@ class LeftOver:
             count: int = await session.executor.fetchval(COUNT, self.after_seconds, _AT_MOST)
         if count:
             self.database.nudges.send(OUTBOX)
-        if bool(count) != self._told:
-            self._told = bool(count)
-            log.info("messages have waited for a relay for long", at_least=count)
+        if count and not self._told:
+            log.warning("messages have waited for a relay for long", at_least=count)
+        self._told = count > 0
         return {"left_over": count}

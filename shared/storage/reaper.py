@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 import structlog
@@ -110,8 +110,10 @@ class Reaper:
         return True
 
     def _taken(self, record: asyncpg.Record) -> Claim:
+        """The attempt of a worker that died as it said that the others are used up counts for none."""
         group = next(group for group, half in HALVES.items() if half.held == record["stage"])
-        return claim_of(record, group, lease_seconds=_TAKEN_SECONDS, renewed_at=time.monotonic())
+        claim = claim_of(record, group, lease_seconds=_TAKEN_SECONDS, renewed_at=time.monotonic())
+        return replace(claim, attempts=min(claim.attempts, self.attempts))
 
     async def _cancel_one(self) -> bool:
         async with self.database.transaction() as transaction:

@@ -129,6 +129,20 @@ async def test_the_last_attempt_of_a_dead_worker_is_a_failure(
             await session.jobs.renew(held)
 
 
+async def test_an_attempt_that_only_says_that_the_others_are_used_up_counts_for_none(
+    control_plane: Database, connection: asyncpg.Connection
+) -> None:
+    """Its worker died, too: the job had as many attempts as it may have."""
+    held = await held_job(control_plane, StageGroup.DUMP)
+    await connection.execute("UPDATE control_plane.jobs SET dump_attempts = 4")
+    await lapse(connection, held.job_id)
+
+    await reaper(control_plane)()
+
+    job = await find(control_plane, held.job_id)
+    assert (job.status, job.dump_attempts) == (Status.FAILED, 3)
+
+
 @BOTH
 async def test_a_cancel_that_a_dead_worker_did_not_see_is_carried_out(
     control_plane: Database, gateway: Database, connection: asyncpg.Connection, group: StageGroup
