@@ -41,6 +41,18 @@ async def empty(connection: asyncpg.Connection) -> None:
         await connection.execute(f"DELETE FROM control_plane.{table}")
 
 
+@asynccontextmanager
+async def outbox_refuses(connection: asyncpg.Connection, routing_key: str) -> AsyncIterator[None]:
+    """No message with this key can be kept during the block."""
+    await connection.execute(
+        f"ALTER TABLE control_plane.outbox ADD CONSTRAINT refused CHECK (routing_key <> '{routing_key}')"
+    )
+    try:
+        yield
+    finally:
+        await connection.execute("ALTER TABLE control_plane.outbox DROP CONSTRAINT refused")
+
+
 def request_of(project_id: str = "acme", **options: object) -> Request:
     """A request by HTTP that also publishes its command."""
     return Request(

@@ -17,6 +17,7 @@ from shared.contracts.errors import LeaseLost, PermanentError, TemporaryError
 from shared.runtime.worker import Progress
 from shared.storage.spool import Prefix, Spool
 from tests.integration.export_plant import Gate, Plant, failure_of, plant_on
+from tests.integration.jobs_in import outbox_refuses
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -156,6 +157,20 @@ async def test_a_superseded_attempt_deletes_its_dump_and_changes_nothing(plant: 
 
     assert isinstance(attempt.result(), LeaseLost)
     assert plant.files() == []
+    assert await plant.owner.fetch("SELECT * FROM control_plane.jobs") == before
+    assert await plant.owner.fetch("SELECT FROM control_plane.outbox") == []
+
+
+async def test_a_dump_is_not_recorded_without_its_message(plant: Plant) -> None:
+    """If the outbox cannot keep `dump.ready`, the job is still being dumped, and nothing is announced."""
+    await plant.add_tenant()
+    claim = await plant.claim()
+    before = await plant.owner.fetch("SELECT * FROM control_plane.jobs")
+
+    async with outbox_refuses(plant.owner, "dump.ready.v1"):
+        with pytest.raises(asyncpg.CheckViolationError):
+            await plant.attempt(claim)
+
     assert await plant.owner.fetch("SELECT * FROM control_plane.jobs") == before
     assert await plant.owner.fetch("SELECT FROM control_plane.outbox") == []
 

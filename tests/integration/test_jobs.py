@@ -36,6 +36,7 @@ from tests.integration.jobs_in import (
     lapse,
     make_due,
     must_claim,
+    outbox_refuses,
     parts_of,
     requeue,
     rows_of,
@@ -588,14 +589,11 @@ async def test_a_job_is_not_given_up_without_its_messages(
     """If the event or the dead letter cannot be kept, the job has not failed either."""
     await add_job(control_plane)
     held = await must_claim(control_plane)
-    await connection.execute(
-        f"ALTER TABLE control_plane.outbox ADD CONSTRAINT refused CHECK (routing_key <> '{refused}')"
-    )
     before = await rows_of(connection)
 
-    with pytest.raises(asyncpg.CheckViolationError):
-        await attempts_of(control_plane).bury(held, Dead("code", "sentence"))
-    await connection.execute("ALTER TABLE control_plane.outbox DROP CONSTRAINT refused")
+    async with outbox_refuses(connection, refused):
+        with pytest.raises(asyncpg.CheckViolationError):
+            await attempts_of(control_plane).bury(held, Dead("code", "sentence"))
 
     assert await rows_of(connection) == before
 

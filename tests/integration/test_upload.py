@@ -34,7 +34,7 @@ from shared.storage.parts import Kind
 from shared.storage.spool import DUMP_FILE, MANIFEST_FILE, STAGING_SUFFIX, Prefix, Spool, part_name
 from shared.telegram.client import TelegramChatStore, open_telegram
 from tests.conftest import BOT_TOKEN
-from tests.integration.jobs_in import HASH, empty, find
+from tests.integration.jobs_in import HASH, empty, find, outbox_refuses
 from tests.integration.upload_plant import (
     FACTS,
     IDENTITY,
@@ -339,6 +339,20 @@ async def test_a_manifest_that_was_sent_is_the_one_that_is_recorded(
     backup = await plant.backup(claim)
     assert (backup["id"], backup["manifest_message_id"]) == ((await plant.manifest(tmp_path)).backup_id, 4)
     assert backup["manifest_sha256"] == plant.messages[-1].sha256
+
+
+async def test_a_backup_is_not_recorded_without_its_message(plant: Plant) -> None:
+    """If the outbox cannot keep `backup.stored`, there is no backup yet; the next attempt records it."""
+    claim = await plant.claimed()
+
+    async with outbox_refuses(plant.owner, "backup.stored.v1"):
+        with pytest.raises(asyncpg.CheckViolationError):
+            await plant.run(claim)
+    assert (await find(plant.database, claim.job_id)).status is Status.RUNNING
+    assert await plant.owner.fetchval("SELECT count(*) FROM control_plane.backups") == 0
+
+    await plant.run(await plant.claim_after(claim))
+    assert len(await plant.outbox()) == 1
 
 
 async def test_a_manifest_that_was_sent_and_is_gone_from_the_spool_is_not_made_again(
