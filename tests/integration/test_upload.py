@@ -31,7 +31,7 @@ from shared.runtime.signing import MANIFEST, NotAuthentic, Signer
 from shared.runtime.worker import Progress, hold
 from shared.storage.database import Database
 from shared.storage.parts import Kind
-from shared.storage.spool import DUMP_FILE, MANIFEST_FILE, STAGING_SUFFIX, Prefix, Spool, part_name
+from shared.storage.spool import DUMP_FILE, MANIFEST_FILE, STAGING_SUFFIX, Prefix, open_spool, part_name
 from shared.telegram.client import TelegramChatStore, open_telegram
 from tests.conftest import BOT_TOKEN
 from tests.integration.jobs_in import HASH, empty, find, outbox_refuses
@@ -98,9 +98,7 @@ async def plant(
     tmp_path: Path,
 ) -> Plant:
     await empty(connection)
-    root = tmp_path / "spool"
-    root.mkdir()
-    spool = Spool(root)
+    spool = await open_spool((tmp_path / "spool").as_uri(), control_plane)
     return Plant(
         database=control_plane,
         owner=connection,
@@ -349,10 +347,11 @@ async def test_a_backup_is_not_recorded_without_its_message(plant: Plant) -> Non
         with pytest.raises(asyncpg.CheckViolationError):
             await plant.run(claim)
     assert (await find(plant.database, claim.job_id)).status is Status.RUNNING
-    assert await plant.owner.fetchval("SELECT count(*) FROM control_plane.backups") == 0
+    backups = "SELECT count(*) FROM control_plane.backups WHERE job_id = $1"
+    assert await plant.owner.fetchval(backups, claim.job_id) == 0
 
     await plant.run(await plant.claim_after(claim))
-    assert len(await plant.outbox()) == 1
+    assert await plant.owner.fetchval(backups, claim.job_id) == len(await plant.outbox()) == 1
 
 
 async def test_a_manifest_that_was_sent_and_is_gone_from_the_spool_is_not_made_again(
