@@ -21,6 +21,11 @@ class Round:
     seconds: float
     processor: dict[str, float]  #: seconds by process
 
+    @property
+    def own_processor(self) -> float:
+        """Seconds of all processes but the stand-in, which is no part of pgferry."""
+        return sum(self.processor.values()) - self.processor.get(STAND_IN, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
@@ -40,11 +45,16 @@ class QueueFigures:
 
     @property
     def rate_ratios_without_stand_in(self) -> list[float]:
-        """The same if the stand-in had used no processor: it is no part of pgferry.
-
-        Good as far as all processors were busy all the time.
-        """
+        """The same if the stand-in had used no processor; good as far as all processors were always busy."""
         return [
             rival.seconds / (chain.seconds - chain.processor[STAND_IN] / self.processors)
+            for chain, rival in zip(self.chain, self.rival, strict=True)
+        ]
+
+    @property
+    def processor_ratios(self) -> list[float]:
+        """The rival's processor time to the chain's: what the rates come to where nothing else is short."""
+        return [
+            rival.own_processor / chain.own_processor
             for chain, rival in zip(self.chain, self.rival, strict=True)
         ]

@@ -36,6 +36,7 @@ def _aims(figures: QueueFigures) -> Iterator[Sequence[str]]:
     yield "exports per second against `xargs`", "0.70 x", f"{median(figures.rate_ratios):.2f} x"
     without = median(figures.rate_ratios_without_stand_in)
     yield "the same without the stand-in's processor time", "-", f"{without:.2f} x"
+    yield "processor time of `xargs` against pgferry's", "-", f"{median(figures.processor_ratios):.2f} x"
 
 
 def _rates(figures: QueueFigures) -> Iterator[Sequence[str]]:
@@ -61,8 +62,7 @@ def _each(figures: QueueFigures, rounds: Sequence[Round], name: str) -> str:
 
 
 def _sum(figures: QueueFigures, rounds: Sequence[Round]) -> str:
-    sums = [sum(measured.processor.values()) - measured.processor.get(STAND_IN, 0) for measured in rounds]
-    return _milliseconds(median(sums) / figures.tenants)
+    return _milliseconds(median(measured.own_processor for measured in rounds) / figures.tenants)
 
 
 def _messages(figures: QueueFigures) -> Iterator[Sequence[str]]:
