@@ -54,6 +54,7 @@ class Asked:
     way: Way
     project: str
     fate: Fate = Fate.UNKNOWN
+    message_id: str | None = None  #: given by the platform: however often it comes, it is one request
     job_id: UUID | None = None  #: what the API answered
     confirmed_at: list[float] = field(default_factory=list)  #: what the broker confirmed
     says: str = ""
@@ -109,7 +110,7 @@ class Load:
             await self._cancel(asked, request.cancel_after)
 
     async def _send(self, name: str, request: PlannedRequest) -> Asked:
-        asked = Asked(name, request.way, request.options["project_id"])
+        asked = Asked(name, request.way, request.options["project_id"], message_id=request.message_id)
         self.asked.append(asked)
         message = _message(asked, request)
         for _ in range(2 if request.twice else 1):

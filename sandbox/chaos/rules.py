@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class Rule(StrEnum):
     REST = "rest"  #: all comes to rest
     ACCEPTED = "accepted"  #: every accepted request answers with a job in a final state
+    ONCE = "once"  #: a message with an id is one request, however often it comes
     UNREADABLE = "unreadable"  #: what nobody can read is kept
     BACKUP = "backup"  #: one backup row per completed job, and no other
     MANIFEST = "manifest"  #: in the chat, recorded, authentic
@@ -81,6 +82,14 @@ def _accepted(evidence: Evidence) -> Iterator[str]:
             status = evidence.statuses.get(job_id)
             if status not in FINAL:
                 yield f"{asked.name} was accepted and job {job_id} answers {status}"
+
+
+def _once(evidence: Evidence) -> Iterator[str]:
+    for asked in evidence.accepted:
+        jobs = evidence.asked_by.get(asked.app_id, set())
+        if asked.message_id and len(jobs) > 1:
+            names = ", ".join(map(str, jobs))
+            yield f"{asked.name}, message {asked.message_id}, has {len(jobs)} jobs: {names}"
 
 
 def _unreadable(evidence: Evidence) -> Iterator[str]:
@@ -204,6 +213,7 @@ def _distinct(evidence: Evidence, queue: str) -> list[Letter]:
 _RULES: Final[dict[Rule, Callable[[Evidence], Iterator[str]]]] = {
     Rule.REST: _rest,
     Rule.ACCEPTED: _accepted,
+    Rule.ONCE: _once,
     Rule.UNREADABLE: _unreadable,
     Rule.BACKUP: _backup,
     Rule.MANIFEST: _manifest,

@@ -274,6 +274,21 @@ async def test_a_request_that_was_lost_is_seen(at_rest: AtRest) -> None:
         asked.remove(one)
 
 
+async def test_a_message_that_became_two_jobs_is_seen(at_rest: AtRest) -> None:
+    """Its id says that it is one request."""
+    sql = """
+        INSERT INTO control_plane.audit_log (actor, action, job_id)
+        SELECT 'app:chaos-r1', 'export.request', id FROM control_plane.jobs WHERE project_id = 'large'
+    """
+    asked = next(one for one in at_rest.seed.load.asked if one.name == "r1")
+    async with at_rest.on_a_copy():
+        await at_rest.execute(sql)
+        assert await at_rest.broken() == {}
+        asked.message_id = "order-1"
+        assert "r1, message order-1, has 2 jobs" in (await at_rest.broken())[Rule.ONCE]
+        asked.message_id = None
+
+
 async def test_a_message_whose_queue_was_deleted_may_be_lost(at_rest: AtRest) -> None:
     """Confirmed before the deletion is no promise; confirmed after it is."""
     seed = at_rest.seed
