@@ -22,7 +22,7 @@ from sandbox.stack import Stack
 from services.uploader import naming
 from services.uploader.sender import Sender
 from services.uploader.upload import Upload
-from shared.contracts.errors import DumpLost, LeaseLost, TemporaryError
+from shared.contracts.errors import DumpLost, LeaseLost, TemporaryError, Unavailable
 from shared.contracts.job import Stage, Status
 from shared.contracts.manifest import DumpRecord, Facts
 from shared.contracts.messages import BackupFailed, BackupStored
@@ -533,6 +533,20 @@ async def test_a_part_that_is_not_as_it_was_written_is_not_sent(
 
     assert lost.value.code == "spool_part_damaged"
     assert plant.names == ["p00000"]
+
+
+async def test_a_spool_that_is_gone_has_lost_nothing_yet(plant: Plant, tmp_path: Path) -> None:
+    """As after an unmount: the dump is not made again, the job waits for the spool."""
+    claim = await plant.claimed()
+    elsewhere = plant.spool.root.rename(tmp_path / "elsewhere")
+    plant.spool.root.mkdir()
+
+    with pytest.raises(Unavailable) as waits:
+        await plant.run(claim)
+
+    plant.spool.root.rmdir()
+    elsewhere.rename(plant.spool.root)
+    assert waits.value.name == "spool"
 
 
 @pytest.mark.parametrize(
