@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import secrets
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from sandbox.chaos.seed import Outcome, run_seed
 from sandbox.chaos.servers import running_servers
 
 _SEED_BITS = 20
+#: They print each failure to reach a broker that we have killed.
+_CHATTY = ("aio_pika", "aiormq")
 
 
 def main(
@@ -31,6 +34,8 @@ def main(
 
     Without --minutes and --seeds it is one seed. `--seed N` repeats the same requests and faults.
     """
+    for library in _CHATTY:
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     first = secrets.randbits(_SEED_BITS) if seed is None else seed
     count = seeds or (None if minutes else 1)
     summary = asyncio.run(_run(first, count, minutes * 60, only, show=show))

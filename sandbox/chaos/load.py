@@ -140,6 +140,8 @@ class Load:
                     raise
                 asked.says = type(error).__name__
                 await asyncio.sleep(_PAUSE_SECONDS)
+        if not sent and not asked.confirmed_at:
+            asked.fate = Fate.REFUSED
 
     async def _cancel(self, asked: Asked, after: float) -> None:
         """As an operator does; what comes of it is seen in the job."""
