@@ -29,7 +29,7 @@ class Session:
     def __init__(self, url: str, *, service: str, purpose: str) -> None:
         self._url = url
         self._name = f"pgferry-{service}-{purpose}"
-        self._outage = Outage(self._name)
+        self._outage = Outage(f"broker ({purpose})")
         self._gauge = AMQP_CONNECTED.labels(purpose)
         self.connected = False
 
