@@ -40,6 +40,8 @@ _WAITING: Final = """
      WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()
        AND application_name LIKE $1 AND query LIKE $2
 """
+#: What ends a dump's last transaction; intake's and the relay's statements begin otherwise.
+_ANNOUNCES: Final = "\n    INSERT INTO control_plane.outbox%"
 _HOLDERS: Final = """
     SELECT owner FROM control_plane.jobs
      WHERE stage = $1 AND owner IS NOT NULL AND lease_until > now() ORDER BY claimed_at
@@ -103,7 +105,7 @@ class Moments:
         async with self._look() as look:
             await self._ask(planned)
             async with self._holding("LOCK TABLE control_plane.outbox IN SHARE MODE"):
-                await self._waiting(look, "pgferry-exporter", "%control_plane.outbox%")
+                await self._waiting(look, "pgferry-exporter", _ANNOUNCES)
                 return await self._kill_holder(planned, look, "dumping")
 
     async def _before_publish(self, planned: PlannedFault) -> str | None:
