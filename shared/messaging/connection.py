@@ -39,7 +39,9 @@ async def connected(url: str, *, name: str) -> AsyncIterator[AbstractConnection]
 
 
 async def answered(call: Coroutine[Any, Any, Answer], *, seconds: float | None = None) -> Answer:
-    """Raises TimeoutError, even where the library goes on waiting after it was cancelled."""
+    """Raises TimeoutError, even where the library goes on waiting after it was cancelled, and ConnectionError
+    when the connection is lost meanwhile, of which the library tells by a cancellation.
+    """
     seconds = seconds or ANSWER_SECONDS
     task = asyncio.ensure_future(call)
     try:
@@ -50,7 +52,15 @@ async def answered(call: Coroutine[Any, Any, Answer], *, seconds: float | None =
             task.cancel()
     if not done:
         raise TimeoutError(f"the broker did not answer within {seconds:g} s")
+    if task.cancelled():
+        raise ConnectionError("the connection was lost before the broker answered")
     return task.result()
+
+
+def asked_to_stop() -> bool:
+    """Tell a cancellation of our own from that of a call whose connection died."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def gone(connection: AbstractConnection) -> None:

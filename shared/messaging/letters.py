@@ -15,7 +15,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 
 from shared.contracts.errors import Unavailable
 from shared.contracts.letter import LETTER_QUEUES, Letter
-from shared.messaging.connection import BROKER_ERRORS, connected
+from shared.messaging.connection import BROKER_ERRORS, asked_to_stop, connected
 from shared.messaging.consumer import delivery_of
 from shared.runtime.process import Fatal
 
@@ -115,14 +115,8 @@ def reaching_broker() -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError as error:
-        if _asked_to_stop():
+        if asked_to_stop():
             raise
         raise Unavailable("broker", "The broker is lost: it closed the channel.") from error
     except BROKER_ERRORS as error:
         raise Unavailable("broker", f"The broker cannot be used: {type(error).__name__}: {error}") from error
-
-
-def _asked_to_stop() -> bool:
-    """Tell our own cancellation from that of a call whose channel died."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -9,7 +9,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from shared.contracts.envelope import Envelope, Properties
 from shared.contracts.topology import MANDATORY
-from shared.messaging.connection import BROKER_ERRORS, answered
+from shared.messaging.connection import BROKER_ERRORS, answered, asked_to_stop
 
 CONFIRM_SECONDS = 10.0
 
@@ -56,17 +56,11 @@ class Publisher:
         except aio_pika.exceptions.DeliveryError as error:
             raise NotPublished("the broker refused the message", in_doubt=False) from error
         except (*BROKER_ERRORS, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and _asked_to_stop():
+            if isinstance(error, asyncio.CancelledError) and asked_to_stop():
                 raise
             raise NotPublished(f"{type(error).__name__}: {error}", in_doubt=True) from error
         if not isinstance(confirmation, aiormq.spec.Basic.Ack):
             raise NotPublished(f"the broker answered {type(confirmation).__name__}", in_doubt=False)
-
-
-def _asked_to_stop() -> bool:
-    """Tell our own cancellation from that of a confirmation whose channel died."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _message(envelope: Envelope, created_at: datetime) -> aio_pika.Message:

@@ -96,6 +96,8 @@ async def endable(background: Coroutine[Any, Any, None]) -> None:
         if not task.cancelled():
             task.exception()  # it ends anyway; asyncio would complain that nobody looked
         raise
+    if task.cancelled():
+        raise RuntimeError("something was cancelled by nobody of ours: the process cannot go on without it")
     task.result()
 
 

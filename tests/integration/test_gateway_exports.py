@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+import asyncpg
 import jwt
 import pytest
 import pytest_asyncio
@@ -227,9 +228,10 @@ async def test_a_sane_request_id_is_echoed(gateway: Gateway, given: str, kept: b
     assert (answer.error["request_id"] == given) is kept
 
 
-async def test_an_inner_error_says_nothing_of_the_inside(database_url: str) -> None:
-    """A database without our tables: the client hears 500, the log hears why."""
-    async with gateway_on(database_url) as gateway:
+async def test_an_inner_error_says_nothing_of_the_inside(postgres_server: PostgresServer) -> None:
+    """A table that refuses every row: the client hears 500, the log hears why."""
+    async with control_plane(postgres_server) as url, gateway_on(url) as gateway:
+        await _refuse_every_row(url)
         with structlog.testing.capture_logs() as logged:
             answer = await gateway.export({"project_id": "acme"})
 
@@ -238,6 +240,26 @@ async def test_an_inner_error_says_nothing_of_the_inside(database_url: str) -> N
     assert "relation" not in answer.text
     assert answer.headers["Server"] == "pgferry"
     assert [entry["log_level"] for entry in logged if entry.get("exc_info")] == ["error"]
+
+
+async def _refuse_every_row(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("ALTER TABLE control_plane.audit_log ADD CHECK (false)")
+    await connection.close()
+
+
+async def test_before_it_is_migrated_a_client_is_told_when_to_come_back(database_url: str) -> None:
+    """503; what is missing is for the log."""
+    async with gateway_on(database_url) as gateway:
+        answer = await gateway.export({"project_id": "acme"})
+
+    assert (answer.status, answer.error["code"]) == (503, "database_not_migrated")
+        503,
+        "database_not_migrated",
+        [],
+    )
+    assert "control_plane" not in answer.text
+    assert "relation" not in answer.text
 
 
 async def test_without_postgresql_a_client_is_told_when_to_come_back() -> None:

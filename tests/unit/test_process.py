@@ -78,3 +78,15 @@ def test_a_signal_that_comes_when_the_work_has_ended_changes_no_exit_code() -> N
         [sys.executable, "-c", _ENDS_WHILE_SIGNALLED], cwd=REPOSITORY, capture_output=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+async def test_a_background_that_was_cancelled_by_nobody_does_not_end_in_silence() -> None:
+    """As when a library cancels what waits for a connection that died."""
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await beside(asyncio.Event().wait, cancelled())  # type: ignore[arg-type]
+
+    assert caught.group_contains(RuntimeError, match="cancelled by nobody")
