@@ -5,21 +5,19 @@ from typing import Annotated
 import pyrage
 from pydantic import Field, ValidationInfo, field_validator
 
-from shared.runtime.settings import Separated, Url, WorkerSettings
+from services.worker_settings import WorkerProcessSettings
+from shared.runtime.settings import Separated, Url
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 
-class ExporterSettings(WorkerSettings):
+class ExporterSettings(WorkerProcessSettings):
     tenant_database_url: Url | None = Field(
         default=None, alias="TENANT_DATABASE_URL", pattern=r"^postgres(ql)?://"
     )
     """The tenants' database as the read-only role `pgferry_dump`; set it also when that is the same database,
     since the exporter's own role may read no tenant. Unless set, DATABASE_URL is used."""
-
-    spool_url: str = Field(alias="SPOOL_URL", pattern=r"^file:///")
-    """One folder that all exporters and uploaders share, like file:///var/spool/pgferry."""
 
     pg_bin_dirs: str = Field(default="/usr/lib/postgresql/*/bin", alias="PG_BIN_DIRS")
     """Colon-separated globs of folders with `pg_dump`."""

@@ -4,14 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.runtime.settings import Separated, WorkerSettings
+from services.worker_settings import WorkerProcessSettings
+from shared.runtime.settings import Separated
 from shared.runtime.store_settings import StoreSettings
 
 
-class UploaderSettings(WorkerSettings, StoreSettings):
-    spool_url: str = Field(alias="SPOOL_URL", pattern=r"^file:///")
-    """One folder that all exporters and uploaders share, like file:///var/spool/pgferry."""
-
+class UploaderSettings(WorkerProcessSettings, StoreSettings):
     chat_ids: Annotated[tuple[int, ...], *Separated] = Field(alias="TELEGRAM_CHAT_ID", min_length=1)
     """Comma-separated ids of chats where the bot may post; parts are spread over them in turn."""
 

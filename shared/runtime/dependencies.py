@@ -51,9 +51,9 @@ class Dependencies:
         """How to find `name` again."""
         self._state(name).probe = probe
 
-    def ready(self, *names: str) -> dict[str, Callable[[], bool]]:
-        """For `/readyz`: whether each is there."""
-        return {name: partial(self._has, name) for name in names}
+    def ready(self) -> dict[str, Callable[[], bool]]:
+        """For `/readyz`: whether each that was named by now is there."""
+        return {name: partial(self._has, name) for name in self._states}
 
     @property
     def missing(self) -> list[str]:
