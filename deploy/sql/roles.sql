@@ -16,6 +16,10 @@ BEGIN
 END
 $$;
 
+-- What an earlier version needed and this one does not is taken back.
+BEGIN;
+REVOKE ALL ON ALL TABLES IN SCHEMA control_plane FROM pgferry_gateway, pgferry_exporter, pgferry_uploader;
+
 GRANT USAGE ON SCHEMA control_plane TO pgferry_gateway, pgferry_exporter, pgferry_uploader;
 
 -- Every service: its half of the jobs, its messages, and what it did.
@@ -28,23 +32,20 @@ GRANT SELECT ON control_plane.backups, control_plane.backup_parts
 -- Those who accept requests.
 GRANT INSERT ON control_plane.jobs TO pgferry_gateway, pgferry_exporter;
 GRANT SELECT, INSERT ON control_plane.job_requests TO pgferry_gateway, pgferry_exporter;
-GRANT SELECT, INSERT, DELETE ON control_plane.idempotency_keys TO pgferry_gateway;
 
 -- Whichever service finds a cancelled job of a worker that died says that its parts are to be deleted.
 GRANT UPDATE (status, superseded_at) ON control_plane.backup_parts TO pgferry_gateway;
 
 -- The exporter reads which schema a project has, and supersedes what an older dump had sent.
 GRANT SELECT ON control_plane.projects TO pgferry_exporter;
-GRANT UPDATE ON control_plane.backup_parts TO pgferry_exporter;
+GRANT UPDATE (status, superseded_at) ON control_plane.backup_parts TO pgferry_exporter;
 
 -- The uploader records.
 GRANT INSERT ON control_plane.backups TO pgferry_uploader;
 GRANT INSERT, UPDATE ON control_plane.backup_parts TO pgferry_uploader;
-GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.suspected_sends, control_plane.lane_entries
-    TO pgferry_uploader;
 
 -- Exporters and uploaders agree on one spool.
-GRANT SELECT, INSERT, UPDATE ON control_plane.spool TO pgferry_exporter, pgferry_uploader;
+GRANT SELECT, INSERT, UPDATE (only_row) ON control_plane.spool TO pgferry_exporter, pgferry_uploader;
 
 -- Exporters and uploaders forget what was kept long enough; the gateway, which strangers speak to, may not.
 GRANT DELETE ON control_plane.jobs, control_plane.backup_parts, control_plane.outbox,
@@ -52,3 +53,4 @@ GRANT DELETE ON control_plane.jobs, control_plane.backup_parts, control_plane.ou
 GRANT SELECT (id, at) ON control_plane.audit_log TO pgferry_exporter, pgferry_uploader;
 GRANT SELECT (project_id, key, expires_at) ON control_plane.idempotency_keys
     TO pgferry_exporter, pgferry_uploader;
+COMMIT;

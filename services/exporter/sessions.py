@@ -5,7 +5,7 @@ worker that froze, or was cut off, and whose job nobody dumps again.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import asyncpg
@@ -58,7 +58,7 @@ class Attempt:
 @dataclass(frozen=True, slots=True)
 class OldSessions:
     database: Database
-    url: str  #: of the tenants' server
+    url: str = field(repr=False)  #: of the tenants' server
     answer_seconds: float
 
     async def __call__(self) -> Mapping[str, int]:

@@ -103,6 +103,7 @@ class Upload:
     async def _send_manifest(self, claim: Claim, prefix: Prefix, dump: Dump, document: Part) -> Sent:
         async with self.database.session() as session:
             rows = await session.parts.plan(claim, Kind.MANIFEST, [document])
+        _require_live(rows)
         if rows[0].sent is not None:
             if rows[0].part.sha256 != document.sha256:
                 raise DumpLost("spool_manifest_lost", "The manifest that was sent is not in the spool.")

@@ -1,7 +1,7 @@
 """A letter: one message in a queue that waits for a person.
 
 `shared.messaging.letters` reads them, `shared.storage.letters` carries out what was decided, `pgferry dlq`
-shows them. Headers of other publishers are believed nowhere: only a letter that we wrote has a job.
+shows them. Headers are believed on `pgferry.dead` alone, where only we may publish (SECURITY.md).
 """
 
 import hashlib

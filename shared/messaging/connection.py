@@ -5,7 +5,7 @@ that awaits the broker has its time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -38,7 +38,7 @@ async def connected(url: str, *, name: str) -> AsyncIterator[AbstractConnection]
         await _closed(connection)
 
 
-async def answered(call: Coroutine[Any, Any, Answer], *, seconds: float | None = None) -> Answer:
+async def answered(call: Awaitable[Answer], *, seconds: float | None = None) -> Answer:
     """Raises TimeoutError, even where the library goes on waiting after it was cancelled, and ConnectionError
     when the connection is lost meanwhile, of which the library tells by a cancellation.
     """

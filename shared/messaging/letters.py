@@ -15,11 +15,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 
 from shared.contracts.errors import Unavailable
 from shared.contracts.letter import LETTER_QUEUES, Letter
-from shared.messaging.connection import BROKER_ERRORS, asked_to_stop, connected
+from shared.messaging.connection import ANSWER_SECONDS, BROKER_ERRORS, answered, asked_to_stop, connected
 from shared.messaging.consumer import delivery_of
 from shared.runtime.process import Fatal
-
-_ANSWER_SECONDS = 30.0
 
 
 class NoQueue(Fatal):
@@ -54,7 +52,7 @@ class Box:
         """
         for _ in range(self.waiting):
             with reaching_broker():
-                message = await self.queue.get(fail=False, timeout=_ANSWER_SECONDS)
+                message = await self.queue.get(fail=False, timeout=ANSWER_SECONDS)
             if message is None:
                 return
             yield Taken(Letter(self.name, delivery_of(message)), message)
@@ -73,18 +71,19 @@ class Boxes:
         Raises Unavailable, or NoQueue.
         """
         with reaching_broker():
-            channel = await self._connection.channel(publisher_confirms=False)
+            channel = self._connection.channel(publisher_confirms=False)
+            await answered(channel.initialize())
             box = await _box(channel, name)
         try:
             yield box
         except BaseException:
             with suppress(*BROKER_ERRORS):
-                await channel.close()
+                await answered(channel.close())
             raise
         if channel.is_closed:
             raise Unavailable("broker", "The broker closed the channel: letters may be there again.")
         with reaching_broker():
-            await channel.close()  # its answer says that the broker has read all acknowledgements
+            await answered(channel.close())  # its answer says that the broker has read all acknowledgements
 
 
 @asynccontextmanager
@@ -103,7 +102,7 @@ async def open_boxes(url: str) -> AsyncIterator[Boxes]:
 async def _box(channel: AbstractChannel, name: str) -> Box:
     queue_name = LETTER_QUEUES[name].name
     try:
-        queue = await channel.declare_queue(queue_name, passive=True, timeout=_ANSWER_SECONDS)
+        queue = await channel.declare_queue(queue_name, passive=True, timeout=ANSWER_SECONDS)
     except aiormq.exceptions.ChannelNotFoundEntity as error:
         raise NoQueue(f"the broker has no queue {queue_name}; run: pgferry broker declare") from error
     return Box(name, queue, queue.declaration_result.message_count or 0)

@@ -133,5 +133,9 @@ async def _publish(publisher: Publisher, row: OutboxRow) -> NotPublished | None:
             log.warning("not published", message_id=str(row.envelope.id), reason=str(error))
         OUTBOX_PUBLISHED.labels("failed").inc()
         return error
+    except Exception as error:  # one row that cannot be written down must not end the process
+        log.exception("a message met an unforeseen error and waits", message_id=str(row.envelope.id))
+        OUTBOX_PUBLISHED.labels("failed").inc()
+        return NotPublished(f"{type(error).__name__}: {error}", in_doubt=False)
     OUTBOX_PUBLISHED.labels("sent").inc()
     return None

@@ -82,17 +82,19 @@ _STORED = """
 
 # Back to where the same half begins ($3), or to where the dump begins. With $7 the attempt is given back to
 # that half: then it was no failure, no time of one is noted, and it keeps its rank: it did not start.
-# Without a code the last error stays.
+# Without a code the last error stays. A dump that was made and lost begins with fresh attempts: those at the
+# upload limit how often that may happen.
 _RETRY = """
     UPDATE control_plane.jobs
        SET stage = $3,
            run_after = CASE WHEN $7::text IS NULL THEN now() + make_interval(secs => $4) ELSE run_after END,
-           dump_attempts = dump_attempts - ($7 IS NOT DISTINCT FROM 'dump')::int,
+           dump_attempts = CASE WHEN stage = 'uploading' AND $3 = 'queued' THEN 0
+                                ELSE dump_attempts - ($7 IS NOT DISTINCT FROM 'dump')::int END,
            upload_attempts = upload_attempts - ($7 IS NOT DISTINCT FROM 'upload')::int,
            error_code = coalesce($5, error_code), error_message = coalesce($6, error_message),
            first_failed_at = coalesce(first_failed_at, CASE WHEN $7 IS NULL THEN now() END),
            last_failed_at = CASE WHEN $7 IS NULL THEN now() ELSE last_failed_at END,
-           claimed_at = CASE WHEN $7 IS NULL THEN claimed_at END,
+           claimed_at = CASE WHEN $7 IS DISTINCT FROM 'dump' THEN claimed_at END,
            progress = NULL, owner = NULL, lease_until = NULL, revision = revision + 1
      WHERE id = $1 AND fence = $2 AND lease_until > now() AND cancel_requested_at IS NULL
 """

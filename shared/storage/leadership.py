@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import asyncpg
@@ -29,7 +29,7 @@ class Leadership:
     does not, frozen or cut off, and with the session the lock.
     """
 
-    url: str
+    url: str = field(repr=False)
     silence_seconds: float = 30.0
 
     async def __call__(self, duty: str, work: Round) -> Mapping[str, int] | None:

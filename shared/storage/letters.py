@@ -1,6 +1,7 @@
 """What a person decides about a letter, carried out in PostgreSQL: `pgferry dlq requeue` and `discard`.
 
-Each decision is one transaction with its audit row; the letter is acknowledged after the commit, so a crash
+Each decision is one transaction with its audit row (but for a command that is accepted anew, which has its
+own beside it); the letter is acknowledged after the commit, so a crash
 in between shows the letter again, and the job says that it was requeued already.
 """
 

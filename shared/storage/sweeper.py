@@ -43,7 +43,8 @@ SUPERSEDE = """
                    WHERE part.job_id = job.id AND part.status IN ('planned', 'sending', 'sent')
                    LIMIT 1) AS some_part
             WHERE job.status = 'failed' AND job.finished_at < now() - make_interval(secs => $1)
-            LIMIT $2))
+            LIMIT $2
+              FOR UPDATE OF job SKIP LOCKED))
     RETURNING job_id
 """
 

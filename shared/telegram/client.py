@@ -8,7 +8,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -63,8 +63,8 @@ class TelegramChatStore:
             raise Unavailable("telegram", error.sentence) from error
 
     async def probe(self) -> None:
-        """The cheapest call there is. Raises a Failure."""
-        with speaking_to_telegram("say who the bot is"):
+        """The cheapest call there is. Raises a Failure; who is asked to wait was answered."""
+        with suppress(FloodWait), speaking_to_telegram("say who the bot is"):
             await self.bot.get_me()
 
     @property

@@ -42,4 +42,4 @@ class Request(HTTPXRequest):
         """Raises Down when there were enough."""
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
-            raise Down(f"{reason}, {self._failures} times in a row") from cause
+            raise Down(reason) from cause

@@ -532,8 +532,9 @@ async def test_the_progress_of_a_failed_attempt_is_forgotten(control_plane: Data
 
 
 async def test_a_lost_dump_is_made_again(control_plane: Database, connection: asyncpg.Connection) -> None:
-    """An upload that finds its parts gone sends the job back to the exporters, at the cost of a dump."""
+    """With fresh attempts, however many it took: those at the upload limit how often it may be lost."""
     held = await claimed_upload(control_plane)
+    await connection.execute("UPDATE control_plane.jobs SET dump_attempts = 3")
 
     await attempts_of(control_plane, UPLOAD).retry(
         held, RetryAt(0, "spool_part_damaged", "Part 0 is missing in the spool.", from_dump=True)
@@ -542,7 +543,8 @@ async def test_a_lost_dump_is_made_again(control_plane: Database, connection: as
     again = await must_claim(control_plane)
 
     assert await claim(control_plane, UPLOAD) is None
-    assert (again.job_id, again.attempts, again.fence) == (held.job_id, 2, held.fence + 1)
+    assert (again.job_id, again.attempts, again.fence) == (held.job_id, 1, held.fence + 1)
+    assert (await find(control_plane, held.job_id)).upload_attempts == 1
 
 
 async def test_a_job_that_is_given_up_says_so_to_everybody(

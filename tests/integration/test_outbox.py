@@ -195,6 +195,21 @@ async def test_an_unroutable_row_waits_by_itself(
     assert [message.message_id for message in await drained(channel, UPLOADER.name)] == [str(stuck.id)]
 
 
+async def test_a_row_that_cannot_be_written_down_waits_by_itself(
+    vhost_url: str, control_plane: Database, channel: AbstractChannel, connection: asyncpg.Connection
+) -> None:
+    """The library refuses it with an error of its own; the others leave, and so do later ones."""
+    impossible = replace(envelope(), message_type="x" * 300)
+
+    async with relaying(vhost_url, control_plane):
+        await add(control_plane, impossible, *(envelope() for _ in range(3)))
+        await eventually(partial(_has_error, connection, impossible.id))
+        await add(control_plane, envelope())
+        await eventually(partial(all_sent, control_plane, but=1))
+
+    assert len(await drained(channel, EXPORTER.name)) == 4
+
+
 async def _has_error(connection: asyncpg.Connection, row: UUID) -> bool:
     """Its error is written after the others were marked."""
     error = await connection.fetchval("SELECT last_error FROM control_plane.outbox WHERE id = $1", row)

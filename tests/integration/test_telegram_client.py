@@ -473,6 +473,14 @@ async def cut(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
+@QUIET
+async def test_a_flood_of_probes_is_an_answer(store: TelegramChatStore, bot_api: BotApi) -> None:
+    """Telegram is there, whatever it asks for."""
+    bot_api.flood("getMe", times=1, retry_after=30)
+
+    await store.probe()
+
+
 async def test_a_server_that_is_not_there_costs_no_attempt(
     store: TelegramChatStore, bot_api: BotApi, chat_id: int, part: Path, tmp_path: Path
 ) -> None:

@@ -579,22 +579,26 @@ async def test_a_manifest_that_was_altered_in_the_spool_is_not_sent(plant: Plant
     assert plant.names == ["p00000"]
 
 
-async def test_a_set_of_which_a_part_was_given_up_is_not_continued(plant: Plant) -> None:
-    """Its messages are deleted, or about to be: no manifest may name them."""
+@pytest.mark.parametrize("kind", ["part", "manifest"])
+async def test_a_set_of_which_something_was_given_up_is_not_continued(plant: Plant, kind: str) -> None:
+    """Its messages are deleted, or about to be: no manifest may name them, and no backup such a manifest."""
     claim = await plant.claimed()
     await plant.owner.execute(
         "INSERT INTO control_plane.backup_parts"
         " (job_id, dump_fence, kind, index, status, size_bytes, sha256, message_id, file_id)"
-        " VALUES ($1, $2, 'part', 0, 'superseded', 1, $3, 7, 'file')",
+        " VALUES ($1, $2, $4, 0, 'superseded', 1, $3, 7, 'file')",
         claim.job_id,
         claim.dump_fence,
         HASH,
+        kind,
     )
 
     with pytest.raises(DumpLost, match="given up"):
         await plant.run(claim)
 
-    assert plant.messages == []
+    assert not any("manifest" in message.file_name for message in plant.messages)
+    recorded = "SELECT count(*) FROM control_plane.backups WHERE job_id = $1"
+    assert await plant.owner.fetchval(recorded, claim.job_id) == 0
 
 
 async def test_a_job_whose_dump_is_lost_begins_again_at_the_dump(plant: Plant) -> None:

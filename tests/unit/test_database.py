@@ -17,6 +17,7 @@ from shared.storage.database import reaching_database
         asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress"),
         asyncpg.AdminShutdownError("terminating connection"),
         asyncpg.DiskFullError("no space left"),
+        asyncpg.InvalidCatalogNameError("database does not exist"),
         asyncpg.SerializationError("could not serialize"),
     ],
     ids=lambda error: type(error).__name__,
