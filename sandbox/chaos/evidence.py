@@ -170,12 +170,7 @@ class Gathering:
         """What lies in the queues that are kept, and how much in the others; all of it stays there."""
         async with amqp.connected(self.stack.amqp_url, name="chaos-check") as connection:
             letters = {name: await _letters(connection, name) for name in _KEPT_QUEUES}
-            channel = await connection.channel()
-            depths = {
-                name: (await channel.get_queue(name)).declaration_result.message_count or 0
-                for name in WORK_QUEUES
-            }
-        return letters, depths
+        return letters, await depths_of(self.stack.amqp_url)
 
     def _hash(self, sha256: str) -> str:
         path = self.servers.bot_api_directory / "blobs" / sha256
@@ -195,6 +190,16 @@ class Gathering:
             return Manifest.model_validate(document)
         except (ValueError, NotAuthentic) as error:
             return f"is not authentic: {error}"
+
+
+async def depths_of(url: str) -> dict[str, int]:
+    """How many messages wait in each work queue."""
+    async with amqp.connected(url, name="chaos-depths") as connection:
+        channel = await connection.channel()
+        return {
+            name: (await channel.get_queue(name)).declaration_result.message_count or 0
+            for name in WORK_QUEUES
+        }
 
 
 async def sessions_left(url: str) -> Left:

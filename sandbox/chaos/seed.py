@@ -17,6 +17,7 @@ from sandbox.chaos.evidence import (
     Evidence,
     Gathering,
     Left,
+    depths_of,
     files_left,
     prefixes_left,
     processes_of,
@@ -36,6 +37,7 @@ from sandbox.stack import Stack
 from shared.contracts.job import Status
 from shared.contracts.topology import EVENTS, QUEUES
 from shared.messaging import connection as amqp
+from shared.messaging.connection import BROKER_ERRORS
 from shared.messaging.declare import declare
 
 if TYPE_CHECKING:
@@ -115,14 +117,26 @@ class Seed:
     async def _rest(self) -> list[str]:
         """What is still open when the time is up."""
         deadline = time.monotonic() + _REST_SECONDS
-        while open_ones := await self.open_ones():
-            self.fleet.look()
-            if time.monotonic() > deadline:
-                return open_ones
-            await asyncio.sleep(_POLL_SECONDS)
-        self.timeline.say("no job is open and no message unsent")
-        await asyncio.sleep(LEASE_SECONDS)
-        return await self.open_ones()
+        while True:
+            while open_ones := await self._everything_open():
+                self.fleet.look()
+                if time.monotonic() > deadline:
+                    return open_ones
+                await asyncio.sleep(_POLL_SECONDS)
+            self.timeline.say("no job is open and no message waits")
+            await asyncio.sleep(LEASE_SECONDS)
+            if not await self.open_ones():
+                return []
+
+    async def _everything_open(self) -> list[str]:
+        """In the database, else in the work queues: a command that nobody has taken yet is a job to come."""
+        if open_ones := await self.open_ones():
+            return open_ones
+        try:
+            depths = await depths_of(self.stack.amqp_url)
+        except BROKER_ERRORS as error:
+            return [f"the broker does not answer: {type(error).__name__}"]
+        return [f"{depth} messages wait in {name}" for name, depth in depths.items() if depth]
 
     async def open_ones(self) -> list[str]:
         async with connected(self.stack.database_url) as connection:
