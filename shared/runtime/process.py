@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -53,22 +53,8 @@ def start_service(
 
 def run(main: Callable[[Stopping], Coroutine[Any, Any, None]]) -> int:
     """Run `main(stopping)` and return the exit code; each SIGTERM or SIGINT asks `stopping` once."""
-    code = 0
-    last_resort = threading.Timer(END_SECONDS, _end_anyhow)
-    last_resort.daemon = True
-    try:
-        asyncio.run(_with_signals(main, last_resort))
-    except* Stopped:
-        log.info("stopped at once")
-    except* Fatal as fatal:
-        for reason in _reasons(fatal):
-            sys.stderr.write(f"{reason}\n")
-        code = 1
-    except* Exception as group:
-        log.critical("crashed", exc_info=group)  # through the logs, which redact
-        code = 1
-    last_resort.cancel()
-    return code
+    with ExitStack() as until_ended:
+        return asyncio.run(_with_last_resort(main, until_ended))
 
 
 async def beside(tasks: Callable[[], Awaitable[None]], *background: Coroutine[Any, Any, None]) -> None:
@@ -101,13 +87,37 @@ async def endable(background: Coroutine[Any, Any, None]) -> None:
     task.result()
 
 
-async def _with_signals(
-    main: Callable[[Stopping], Coroutine[Any, Any, None]], last_resort: threading.Timer
-) -> None:
-    stopping = Stopping()
-    with _heeding(stopping):
-        await main(stopping)
-    last_resort.start()
+async def _with_last_resort(
+    main: Callable[[Stopping], Coroutine[Any, Any, None]], until_ended: ExitStack
+) -> int:
+    code = 1
+    try:
+        code = await _said(main)
+        return code
+    finally:
+        last_resort = threading.Timer(END_SECONDS, _end_anyhow, [code])
+        last_resort.daemon = True
+        last_resort.start()
+        until_ended.callback(last_resort.cancel)
+
+
+async def _said(main: Callable[[Stopping], Coroutine[Any, Any, None]]) -> int:
+    """Say how `main` ended, while nothing can keep that from being said; returns the exit code."""
+    code = 0
+    try:
+        stopping = Stopping()
+        with _heeding(stopping):
+            await main(stopping)
+    except* Stopped:
+        log.info("stopped at once")
+    except* Fatal as fatal:
+        for reason in _reasons(fatal):
+            sys.stderr.write(f"{reason}\n")
+        code = 1
+    except* Exception as group:
+        log.critical("crashed", exc_info=group)  # through the logs, which redact
+        code = 1
+    return code
 
 
 @contextmanager
@@ -126,10 +136,10 @@ def _heeding(stopping: Stopping) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _end_anyhow() -> None:
-    """The work has ended in order; a thread on a dead disk or a server's last word is not waited for."""
+def _end_anyhow(code: int) -> None:
+    """The work has ended; a thread on a dead disk or a server's last word is not waited for."""
     log.warning("something does not let the process end: it ends all the same")
-    os._exit(0)
+    os._exit(code)
 
 
 def _reasons(group: BaseExceptionGroup[Fatal]) -> Iterator[str]:

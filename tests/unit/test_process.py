@@ -90,3 +90,43 @@ async def test_a_background_that_was_cancelled_by_nobody_does_not_end_in_silence
         await beside(asyncio.Event().wait, cancelled())  # type: ignore[arg-type]
 
     assert caught.group_contains(RuntimeError, match="cancelled by nobody")
+
+
+_HANGS_AT_THE_END = """
+import asyncio, sys, threading
+from shared.runtime import process
+from shared.runtime.process import Fatal
+from shared.runtime.stopping import Stopped
+
+process.END_SECONDS = 0.1
+
+async def main(stopping):
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    {ends}
+
+sys.exit(process.run(main))
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "said"),
+    [
+        ("return", 0, ""),
+        ("raise Stopped", 0, "stopped at once"),
+        ("raise Fatal('the folder is not ours')", 1, "the folder is not ours"),
+        ("raise OSError('no such mistake')", 1, "no such mistake"),
+    ],
+)
+def test_a_thread_that_hangs_keeps_no_process_alive(ends: str, code: int, said: str) -> None:
+    """However its work has ended: that is said, and the exit code is the one that belongs to it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _HANGS_AT_THE_END.format(ends=ends)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+    assert "it ends all the same" in done.stdout + done.stderr
