@@ -26,7 +26,6 @@ class Aside:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result] = loop.create_future()
         answer.add_done_callback(_look)
-        self._running = answer
 
         def run() -> None:
             result, error = None, None
@@ -38,6 +37,7 @@ class Aside:
                 loop.call_soon_threadsafe(_settle, answer, result, error)
 
         threading.Thread(target=run, name=self.name, daemon=True).start()
+        self._running = answer
         return await asyncio.shield(answer)
 
 

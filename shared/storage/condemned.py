@@ -87,7 +87,7 @@ def _marker(root: Path) -> str | None:
 
 def _folders(root: Path) -> Iterator[JobFolder]:
     for path in list(root.iterdir()):
-        with contextlib.suppress(ValueError, FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(ValueError, OSError):  # another's, or gone by now
             yield _folder(UUID(path.name), path)
 
 

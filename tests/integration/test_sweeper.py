@@ -236,6 +236,20 @@ async def test_a_spool_that_is_gone_is_said(plant: Plant) -> None:
     (plant.folder / "elsewhere").rename(plant.spool.root)
 
 
+async def test_a_folder_that_cannot_be_read_keeps_no_other(plant: Plant) -> None:
+    """As one of another user's; the round goes on."""
+    upload = await dumped(plant, "acme")
+    other = plant.spool.root / str(uuid4())
+    other.symlink_to(other)
+    async with plant.database.transaction() as transaction:
+        await transaction.jobs.stored(upload, backup_id=uuid4())
+
+    await sweeper(plant)()
+    other.unlink()
+
+    assert not (plant.spool.root / str(upload.job_id)).exists()
+
+
 async def test_a_disk_that_hangs_is_asked_once(plant: Plant) -> None:
     """The next round says so instead of hanging beside the first; when it answers, rounds go on."""
     marker = plant.spool.root / MARKER
