@@ -18,6 +18,7 @@ from shared.messaging.consumer import Consumer, Handler
 from shared.messaging.relay import Relay
 from shared.messaging.session import Session
 from shared.runtime.admin import admin_server
+from shared.runtime.aside import Aside
 from shared.runtime.dependencies import Dependencies
 from shared.runtime.process import beside
 from shared.runtime.reconciler import Duty
@@ -110,9 +111,10 @@ async def worker_process(
         }
         needs.probe_by("database", probe.ask)
         async with admin_server(settings.admin_host, settings.admin_port, ready):
-            opening = partial(open_spool, settings.spool_url, database)
+            disk = Aside("spool")
+            opening = partial(open_spool, settings.spool_url, database, disk=disk)
             spool = await needs.opened("spool", opening, stopping=stopping)
-            needs.probe_by("spool", partial(asyncio.to_thread, spool.probe))
+            needs.probe_by("spool", partial(disk, spool.probe))
             yield WorkerProcess(
                 service, group, settings, stopping, needs, database, probe, spool, publishing, consuming
             )

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -32,6 +33,7 @@ from shared.contracts.errors import Failure, LeaseLost, PermanentError, Temporar
 from shared.contracts.job import Claim, schema_of
 from shared.contracts.manifest import Dump
 from shared.contracts.messages import DumpReady
+from shared.runtime.spool_calls import FROZEN_SECONDS, answered, answered_within, removed
 from shared.runtime.worker import Progress
 from shared.storage.database import Database
 from shared.storage.projects import slug_of
@@ -57,14 +59,14 @@ class Export:
         schema = schema_of(await slug_of(self.database, claim.project_id))
         prefix = self.spool.prefix(claim.job_id, claim.fence)
         async with self._writing():
-            await asyncio.to_thread(self.spool.remove_older, claim.job_id, claim.fence)
-            await asyncio.to_thread(self._room().require_begin, claim.options.format)
+            await removed(partial(self.spool.remove_older, claim.job_id, claim.fence))
+            await answered(partial(self._room().require_begin, claim.options.format))
         try:
             dump = await self._unless_swapped(claim, schema, prefix, progress)
             async with self._writing():
-                await asyncio.to_thread(prefix.write_dump, dump)
+                await answered(partial(prefix.write_dump, dump))
         except BaseException:
-            await asyncio.to_thread(prefix.remove)
+            await removed(prefix.remove)
             raise
         progress.recording = True
         await self._record(claim, dump, prefix)
@@ -85,7 +87,7 @@ class Export:
                 await transaction.parts.supersede_older(claim)
                 await transaction.outbox.add(envelope)
         except LeaseLost:
-            await asyncio.to_thread(prefix.remove)
+            await removed(prefix.remove)
             raise
 
     async def _unless_swapped(self, claim: Claim, schema: str, prefix: Prefix, progress: Progress) -> Dump:
@@ -140,7 +142,7 @@ class Export:
         ):
             command = self._command(claim, snapshot)
             async with self._writing():
-                await asyncio.to_thread(prefix.create)
+                await answered(prefix.create)
             streamed, found = await self._stream_and_count(claim, command, snapshot, prefix, progress)
             require_whole(streamed, snapshot, found.rows)
             return describe(
@@ -204,7 +206,7 @@ class Export:
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise TemporaryError("spool_full", "The spool has no room for the dump.") from error
-            await asyncio.to_thread(self.spool.probe)
+            await answered_within(FROZEN_SECONDS, self.spool.probe)  # a tenant's locks may wait
             raise TemporaryError(
                 "spool_failed", f"The dump could not be written: {error.strerror or type(error).__name__}."
             ) from error

@@ -15,11 +15,10 @@ from io import FileIO
 import structlog
 
 from services.exporter.stages import Stage
+from shared.runtime.spool_calls import FROZEN_SECONDS
 
 #: A pipe of 64 KiB makes writer and reader wake each other 16 times as often.
 PIPE_BYTES = 1024 * 1024
-#: Time that threads have to end once their input has ended.
-FROZEN_SECONDS = 3.0
 
 log = structlog.get_logger(__name__)
 

@@ -4,9 +4,9 @@ Called by the worker for each claim. It resumes at the first unsent part of the 
 goes last, so a backup without one was never finished.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -20,6 +20,7 @@ from shared.contracts.job import Claim
 from shared.contracts.manifest import Dump, Manifest, Part, SentPart
 from shared.contracts.messages import BackupStored
 from shared.runtime.signing import Signer
+from shared.runtime.spool_calls import PART_SECONDS, answered, answered_within, removed
 from shared.runtime.worker import Progress
 from shared.storage.database import Database
 from shared.storage.parts import GIVEN_UP, Kind, PartRow, Sent
@@ -40,26 +41,21 @@ class Upload:
         try:
             await self._upload(claim, progress)
         except DumpLost:
-            await asyncio.to_thread(self.spool.probe)  # a spool that is gone has lost nothing yet
+            await answered(self.spool.probe)  # a spool that is gone has lost nothing yet
             raise
 
     async def _upload(self, claim: Claim, progress: Progress) -> None:
         prefix = self._prefix(claim)
-        dump = await asyncio.to_thread(prefix.read_dump)
+        dump = await answered(prefix.read_dump)
         parts = await self._send_parts(claim, prefix, dump, progress)
-        manifest, document = await asyncio.to_thread(
-            finished_manifest,
-            claim,
-            prefix,
-            dump,
-            parts=parts,
-            signer=self.signer,
-            bot_id=self.sender.telegram.bot_id,
+        bot_id = self.sender.telegram.bot_id
+        manifest, document = await answered(
+            partial(finished_manifest, claim, prefix, dump, parts=parts, signer=self.signer, bot_id=bot_id)
         )
         sent = await self._send_manifest(claim, prefix, dump, document)
         progress.recording = True
         await self._record(claim, manifest, sent, document)
-        await asyncio.to_thread(self.spool.remove_job, claim.job_id)
+        await removed(partial(self.spool.remove_job, claim.job_id))
         BACKUP_BYTES.observe(dump.stored.size_bytes)
         log.info("stored", backup_id=str(manifest.backup_id), parts=len(parts))
 
@@ -90,7 +86,7 @@ class Upload:
 
     async def _send_part(self, claim: Claim, prefix: Prefix, dump: Dump, part: Part) -> Sent:
         """Send a part whose bytes in the spool are still those that were written."""
-        path = await asyncio.to_thread(prefix.verified_part, part)
+        path = await answered_within(PART_SECONDS, partial(prefix.verified_part, part))
         return await self.sender.send(
             claim,
             Kind.PART,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -19,7 +20,9 @@ import structlog
 from shared.contracts.errors import AttemptsExhausted, LeaseLost, Unavailable
 from shared.contracts.job import Claim
 from shared.contracts.verdict import Dead, HandBack, RetryAt, verdict
+from shared.runtime import spool_calls
 from shared.runtime.dependencies import Dependencies
+from shared.runtime.limits import within
 from shared.runtime.metrics import ATTEMPT_OUTCOMES, ATTEMPTS, SLOTS_BUSY
 from shared.runtime.settings import WorkerSettings
 from shared.runtime.stopping import Stopped, Stopping, unless
@@ -128,8 +131,7 @@ class Worker:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
             with contextlib.suppress(Unavailable, TimeoutError):
-                async with asyncio.timeout(SETTLE_SECONDS):
-                    claim = await claiming
+                claim = await within(SETTLE_SECONDS, claiming)
                 if claim is not None:
                     await self._hand_back(claim)
             raise
@@ -183,8 +185,7 @@ class Worker:
     async def _hand_back(self, claim: Claim) -> None:
         """When told to stop: a database that does not answer may not hold up the end of the process."""
         try:
-            async with asyncio.timeout(SETTLE_SECONDS):
-                await self._carry_out(claim, HandBack())
+            await within(SETTLE_SECONDS, self._carry_out(claim, HandBack()))
         except TimeoutError:
             log.warning("the job could not be handed back: its lease lapses", job_id=str(claim.job_id))
 
@@ -215,7 +216,7 @@ class Worker:
             log.warning("the lease is lost: another worker may have the job")
             return "lease_lost"
         log.info("cancelled as was asked")
-        await asyncio.to_thread(self.discard, claim.job_id)
+        await spool_calls.removed(partial(self.discard, claim.job_id))
         return "cancelled"
 
 
@@ -258,8 +259,7 @@ async def _keep(claim: Claim, attempts: AttemptStore, progress: Progress, heartb
             if before >= lapses_at:
                 raise LeaseLost
             try:
-                async with asyncio.timeout(lapses_at - before):
-                    await attempts.renew(claim, progress.counts)
+                await within(lapses_at - before, attempts.renew(claim, progress.counts))
                 renewed_at = before
             except LeaseLost:
                 if not progress.recording:

@@ -5,13 +5,13 @@ written under a staging name, flushed to the disk, renamed. The exporter writes 
 threads, so these calls block; the uploader reads.
 """
 
-import asyncio
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,7 +21,9 @@ from pydantic import ValidationError
 
 from shared.contracts.errors import DumpLost, Unavailable
 from shared.contracts.manifest import Dump, Part
+from shared.runtime.aside import Aside
 from shared.runtime.process import Fatal
+from shared.runtime.spool_calls import answered
 from shared.storage.database import Database
 
 MARKER = ".pgferry-spool"
@@ -154,13 +156,14 @@ class Spool:
         return [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
 
 
-async def open_spool(url: str, database: Database) -> Spool:
+async def open_spool(url: str, database: Database, *, disk: Aside | None = None) -> Spool:
     """Check that this folder is the one that every service of this database uses.
 
     Whoever comes first marks the folder, and the database remembers that mark. Raises Fatal when the
-    marks differ, and Unavailable when the database cannot be asked or the folder not be written to.
+    marks differ, and Unavailable when the database cannot be asked or the folder not be written to; with one
+    `disk` for all tries, one try hangs at most.
     """
-    root, marker = await asyncio.to_thread(_marked, url)
+    root, marker = await answered(partial(_marked, url), disk=disk)
     async with database.session() as session:
         expected: UUID = await session.executor.fetchval(_MARK, marker)
     if marker != expected:

@@ -4,6 +4,8 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -31,7 +33,15 @@ from shared.runtime.signing import MANIFEST, NotAuthentic, Signer
 from shared.runtime.worker import Progress, hold
 from shared.storage.database import Database
 from shared.storage.parts import Kind
-from shared.storage.spool import DUMP_FILE, MANIFEST_FILE, STAGING_SUFFIX, Prefix, open_spool, part_name
+from shared.storage.spool import (
+    DUMP_FILE,
+    MANIFEST_FILE,
+    STAGING_SUFFIX,
+    Prefix,
+    Spool,
+    open_spool,
+    part_name,
+)
 from shared.telegram.client import TelegramChatStore, open_telegram
 from tests.conftest import BOT_TOKEN
 from tests.integration.jobs_in import HASH, empty, find, outbox_refuses
@@ -547,6 +557,40 @@ async def test_a_spool_that_is_gone_has_lost_nothing_yet(plant: Plant, tmp_path:
     plant.spool.root.rmdir()
     elsewhere.rename(plant.spool.root)
     assert waits.value.name == "spool"
+
+
+@pytest.mark.parametrize("name", [DUMP_FILE, part_name(1)])
+async def test_a_spool_that_does_not_answer_is_waited_for(
+    plant: Plant, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease would be kept for ever; as it is, the attempt ends, and costs nothing."""
+    monkeypatch.setattr("shared.runtime.spool_calls.ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("services.uploader.upload.PART_SECONDS", 1.0)
+    claim = await plant.claimed()
+    path = plant.prefix(claim).path / name
+    path.unlink()
+    os.mkfifo(path)  # who opens it waits for a writer
+
+    async with asyncio.timeout(60):
+        with pytest.raises(Unavailable) as waits:
+            await plant.run(claim)
+
+    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    assert waits.value.name == "spool"
+
+
+async def test_a_spool_that_hangs_at_the_end_does_not_hold_up_the_backup(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is recorded; the files are left to the sweeper."""
+    monkeypatch.setattr("shared.runtime.spool_calls.FROZEN_SECONDS", 0.1)
+    thaws = threading.Event()
+    monkeypatch.setattr(Spool, "remove_job", lambda _spool, _job_id: thaws.wait())
+    claim = await plant.claimed()
+
+    async with asyncio.timeout(60):
+        await plant.run(claim)
+    thaws.set()
 
 
 @pytest.mark.parametrize(

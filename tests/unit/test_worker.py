@@ -1,6 +1,7 @@
 """Slots, leases and how attempts end: one suite for a store in memory and for the one on PostgreSQL."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
@@ -23,7 +24,7 @@ from shared.runtime.backoff import backoff
 from shared.runtime.dependencies import Dependencies
 from shared.runtime.settings import WorkerSettings, load
 from shared.runtime.stopping import Stopping
-from shared.runtime.worker import SETTLE_SECONDS, AttemptStore, Progress, Work, Worker
+from shared.runtime.worker import AttemptStore, Discard, Progress, Work, Worker
 from shared.storage.attempts import Attempts
 from shared.storage.cancel import cancel
 from shared.storage.database import Database
@@ -348,7 +349,13 @@ class Running:
 
 @asynccontextmanager
 async def working(
-    attempts: AttemptStore, work: Work, *, slots: int = 1, needs: Dependencies | None = None, **changes: str
+    attempts: AttemptStore,
+    work: Work,
+    *,
+    slots: int = 1,
+    needs: Dependencies | None = None,
+    discard: Discard | None = None,
+    **changes: str,
 ) -> AsyncIterator[Running]:
     """A worker beside the block; at its end it is stopped and must end in order."""
     needs = needs or Dependencies(waits=QUICKLY)
@@ -357,7 +364,7 @@ async def working(
         attempts,
         work,
         wake,
-        discarded.append,
+        discard or discarded.append,
         settings(**changes),
         slots=slots,
         group=DUMP.value,
@@ -625,6 +632,24 @@ async def test_a_worker_that_cannot_renew_stops_before_another_may_begin(store: 
         assert (await store.state(job_id)).stage is Stage.DUMPING
 
 
+async def test_a_renewal_that_cannot_be_ended_does_not_outlast_the_lease(store: Store) -> None:
+    """As one at a server that says nothing any more, whose cancel hangs as it does."""
+    work, gives_in = Endless(), asyncio.Event()
+    await store.add("acme")
+
+    class Clinging(Line):
+        async def renew(self, claim: Claim, progress: Mapping[str, int]) -> None:  # noqa: ARG002
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await gives_in.wait()
+
+    async with working(Clinging(store.with_lease(0.6)), work, PGFERRY_LEASE_SECONDS="0.6"):
+        await work.began.wait()
+        await asyncio.wait_for(work.ended.wait(), timeout=30)
+    gives_in.set()
+
+
 async def test_a_short_outage_is_survived(store: Store) -> None:
     """A heartbeat that fails is tried again while the lease lives."""
     job_id, work, goes_on = await store.add("acme"), Endless(), asyncio.Event()
@@ -721,18 +746,25 @@ async def test_a_second_signal_does_not_wait_for_the_drain(store: Store) -> None
     assert (state.stage, state.attempts) == (Stage.QUEUED, 0)
 
 
-async def test_a_drain_with_the_database_away_ends_all_the_same(store: Store) -> None:
-    """The job cannot be handed back: its lease says it."""
-    job_id, work = await store.add("acme"), Endless()
+async def test_a_drain_with_the_database_away_ends_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job cannot be handed back: its lease says it. Nor does the end wait for the attempt's own end."""
+    monkeypatch.setattr("shared.runtime.worker.SETTLE_SECONDS", 0.3)
+    job_id, work, gives_in = await store.add("acme"), Endless(), asyncio.Event()
 
     class Silent(Line):
         async def hand_back(self, claim: Claim, hand_back: HandBack) -> None:  # noqa: ARG002
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await gives_in.wait()
 
     async with working(Silent(store.attempts), work, PGFERRY_DRAIN_SECONDS="0") as running:
         await work.began.wait()
         running.stopping.ask()
-        await asyncio.wait_for(running.task, timeout=SETTLE_SECONDS + 10)
+        await asyncio.wait_for(running.task, timeout=30)
+    gives_in.set()
 
     assert (await store.state(job_id)).stage is Stage.DUMPING
 
@@ -771,6 +803,26 @@ async def test_a_cancel_stops_the_work_at_once(store: Store) -> None:
     assert work.seconds < 2
     assert running.discarded == [job_id]
     assert counted("cancelled") == before + 1
+
+
+async def test_a_disk_that_hangs_does_not_hold_up_a_slot(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a cancelled job has in the spool is left to the sweeper."""
+    monkeypatch.setattr("shared.runtime.spool_calls.FROZEN_SECONDS", 0.1)
+    job_id, before, work, thaws = await store.add("acme"), counted("cancelled"), Endless(), threading.Event()
+
+    def hangs(_job_id: UUID) -> None:
+        thaws.wait()
+
+    async def settled() -> bool:
+        return counted("cancelled") == before + 1
+
+    async with working(store.attempts, work, discard=hangs):
+        await work.began.wait()
+        await store.cancel(job_id)
+        await eventually(settled)
+    thaws.set()
 
 
 async def test_a_cancel_whose_nudge_was_lost_is_seen_at_the_heartbeat(store: Store) -> None:
