@@ -23,8 +23,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, Result] | asyncio.Tas
             raise TimeoutError
         return task.result()
     finally:
-        if not task.done():
-            _leave(task)
+        _leave(task)  # also when it has just ended: whoever is cancelled now does not look at its error
 
 
 def _leave(task: asyncio.Future[Any]) -> None:
