@@ -40,7 +40,11 @@ _CLAIM = """
     RETURNING *
 """
 
-_SENT = "UPDATE control_plane.outbox SET sent_at = now(), last_error = NULL WHERE id = ANY($1::uuid[])"
+# A relay that slept past its claim and wakes changes nothing: another one has published and marked the row.
+_SENT = """
+    UPDATE control_plane.outbox SET sent_at = now(), last_error = NULL
+     WHERE id = ANY($1::uuid[]) AND sent_at IS NULL
+"""
 
 _FAILED = """
     UPDATE control_plane.outbox

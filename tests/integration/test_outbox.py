@@ -33,6 +33,7 @@ from shared.storage.nudges import OUTBOX
 from shared.storage.outbox_session import outbox_of
 from tests.waiting import beside, eventually
 
+_SENT_AT = "SELECT sent_at FROM control_plane.outbox WHERE id = $1"
 _TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -289,6 +290,22 @@ async def test_a_claimed_row_comes_back_when_its_relay_died(
         await eventually(partial(all_sent, control_plane))
 
     assert len(await drained(channel, EXPORTER.name)) == 1
+
+
+async def test_a_relay_that_slept_past_its_claim_changes_nothing(
+    control_plane: Database, connection: asyncpg.Connection
+) -> None:
+    """A row that another relay has published and marked meanwhile keeps the time at which it was sent."""
+    row = envelope()
+    await add(control_plane, row)
+    async with control_plane.session() as session:
+        await session.outbox.sent([row.id])
+        before = await connection.fetchval(_SENT_AT, row.id)
+
+        await session.outbox.sent([row.id])
+
+    assert before is not None
+    assert await connection.fetchval(_SENT_AT, row.id) == before
 
 
 async def test_the_relay_survives_the_loss_of_its_database_sessions(
