@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -65,6 +66,8 @@ _VHOSTS = pytest.StashKey[list[str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the broker, without waiting, in the process that all others belong to."""
+    # A shell that runs us in the background has us ignore Ctrl-C, and all that we start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     vhosts = [_random_name() for _ in range(_READY_MADE_VHOSTS)]
