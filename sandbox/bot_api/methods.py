@@ -19,6 +19,7 @@ from sandbox.bot_api.store import Store, StoredFile, StoredMessage
 MAX_DOWNLOAD_BYTES: Final = 20 << 20
 """Largest file that a bot gets back."""
 MAX_CAPTION_CHARACTERS: Final = 1024
+MAX_DELETED_AT_ONCE: Final = 100
 DELETABLE_SECONDS: Final = 2 * 86_400
 """Age at which a bot can no longer delete a message."""
 
@@ -100,6 +101,42 @@ def delete_message(call: Call) -> object:
     return True
 
 
+def delete_messages(call: Call) -> object:
+    """All or none; those that are not there are passed over."""
+    chat_id = _chat(call)
+    numbers = call.parameters.json("message_ids")
+    if not isinstance(numbers, list) or not 0 < len(numbers) <= MAX_DELETED_AT_ONCE:
+        raise bad_request("message identifiers are not specified")
+    found = [message for number in numbers if (message := call.store.message(chat_id, int(number)))]
+    if any(call.store.now() >= message.date + DELETABLE_SECONDS for message in found):
+        raise bad_request("message can't be deleted")
+    for message in found:
+        call.store.delete(message)
+    return True
+
+
+def edit_message_media(call: Call) -> object:
+    """A bot may replace the document of its own post at any age."""
+    message = _message(call, "edit")
+    if message.bot_id != call.bot_id:
+        raise bad_request("message can't be edited")
+    media = call.parameters.json("media")
+    if not isinstance(media, dict) or media.get("type") != "document":
+        raise bad_request("can't parse media")
+    upload = call.parameters.attached(str(media.get("media", "")))
+    if upload is None:
+        raise bad_request("there is no document in the request")
+    call.store.adopt(upload.path, upload.sha256)
+    edited = call.store.replace_document(
+        message,
+        name=clean_file_name(upload.name),
+        size=upload.size,
+        sha256=upload.sha256,
+        caption=str(media.get("caption", "")),
+    )
+    return replies.message(edited)
+
+
 _BY_NAME: Final[dict[str, Callable[[Call], object]]] = {
     "getMe": get_me,
     "getChat": get_chat,
@@ -108,6 +145,8 @@ _BY_NAME: Final[dict[str, Callable[[Call], object]]] = {
     "getFile": get_file,
     "pinChatMessage": pin_chat_message,
     "deleteMessage": delete_message,
+    "deleteMessages": delete_messages,
+    "editMessageMedia": edit_message_media,
 }
 
 

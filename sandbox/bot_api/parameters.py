@@ -46,10 +46,19 @@ class Parameters:
 
     def file(self, name: str) -> Upload | None:
         """The upload in the field itself, or in the field that its attach:// value names."""
-        scheme, separator, attached = self.text(name).partition("://")
-        if scheme == "attach" and separator:
-            return self.uploads.get(attached)
-        return self.uploads.get(name)
+        return self.attached(self.text(name)) or self.uploads.get(name)
+
+    def attached(self, reference: str) -> Upload | None:
+        """The upload that an attach:// value names."""
+        scheme, separator, name = reference.partition("://")
+        return self.uploads.get(name) if scheme == "attach" and separator else None
+
+    def json(self, name: str) -> object:
+        """The parameter read as JSON, None if it is none."""
+        try:
+            return json.loads(self.text(name))
+        except ValueError:
+            return None
 
 
 def refuse_oversized(request: web.BaseRequest) -> None:

@@ -46,6 +46,9 @@ _ADD_MESSAGE: Final = """
     SELECT ?1, coalesce(max(message_id), 0) + 1, ?2, ?3, ?4, ?5 FROM messages WHERE chat_id = ?1
     RETURNING message_id
 """
+_REPLACE_DOCUMENT: Final = """
+    UPDATE messages SET file_number = ?, caption = ? WHERE chat_id = ? AND message_id = ?
+"""
 _MESSAGES: Final = """
     SELECT message_id, chat_id, m.bot_id, file_id, name, size, sha256, caption,
            CAST(sent_at AS INTEGER), deleted, pinned
@@ -141,6 +144,17 @@ class Store:
             message = (chat_id, bot_id, number, caption, self.now())
             (message_id,) = self._database.execute(_ADD_MESSAGE, message).fetchone()
         return self._messages(chat_id, "AND message_id = ?", message_id)[0]
+
+    def replace_document(
+        self, message: StoredMessage, *, name: str, size: int, sha256: str, caption: str
+    ) -> StoredMessage:
+        """Put the adopted contents in place of the message's own; what it held before keeps its file_id."""
+        file = ("BQAC" + secrets.token_urlsafe(48), message.bot_id, name, size, sha256)
+        with self._database:
+            (number,) = self._database.execute(_ADD_FILE, file).fetchone()
+            changed = (number, caption, message.chat_id, message.message_id)
+            self._database.execute(_REPLACE_DOCUMENT, changed)
+        return self._messages(message.chat_id, "AND message_id = ?", message.message_id)[0]
 
     def messages(self, chat_id: int) -> list[StoredMessage]:
         """All messages ever posted to the chat, deleted ones too, by id."""

@@ -90,6 +90,7 @@ class Evidence:
     jobs: Mapping[UUID, asyncpg.Record]
     backups: Sequence[asyncpg.Record]
     parts: Sequence[asyncpg.Record]
+    suspected: Sequence[asyncpg.Record]
     outbox: Sequence[asyncpg.Record]
     chat: Mapping[int, StoredMessage]
     contents: Mapping[str, str]
@@ -122,6 +123,7 @@ class Gathering:
             jobs = await connection.fetch("SELECT * FROM control_plane.jobs")
             backups = await connection.fetch("SELECT * FROM control_plane.backups")
             parts = await connection.fetch("SELECT * FROM control_plane.backup_parts")
+            suspected = await connection.fetch("SELECT * FROM control_plane.suspected_sends")
             outbox = await connection.fetch("SELECT * FROM control_plane.outbox")
             audited = await connection.fetch(_AUDITED)
         chat = {message.message_id: message for message in self.servers.bot_api.messages(self.stack.chat_id)}
@@ -132,6 +134,7 @@ class Gathering:
             jobs={job["id"]: job for job in jobs},
             backups=backups,
             parts=parts,
+            suspected=suspected,
             outbox=outbox,
             chat=chat,
             contents={message.sha256: self._hash(message.sha256) for message in chat.values()},

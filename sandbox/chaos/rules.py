@@ -195,10 +195,17 @@ def _surprise(evidence: Evidence) -> Iterator[str]:
 
 
 def _waste(evidence: Evidence) -> Iterator[str]:
-    explained = {row["sha256"] for row in evidence.parts}
+    """A row names it, to be deleted; or it is of a send whose outcome nobody knows, one for each of these."""
+    named = {row["message_id"] for row in evidence.parts}
+    unknown = Counter(row["sha256"] for row in evidence.suspected) + Counter(
+        row["sha256"] for row in evidence.parts if row["sending_at"] and not row["message_id"]
+    )
     for message in waste(evidence):
-        if message.sha256 not in explained:
-            yield f"message {message.message_id}, {message.file_name}: no part row has its hash"
+        if message.message_id in named:
+            continue
+        if not unknown[message.sha256]:
+            yield f"message {message.message_id}, {message.file_name}: no row names or suspects it"
+        unknown[message.sha256] -= 1
 
 
 def _ended(evidence: Evidence, status: Status) -> set[UUID]:

@@ -2,6 +2,7 @@
 
 import sys
 
+from services.uploader.removal import removal_of
 from services.uploader.sender import Sender
 from services.uploader.settings import UploaderSettings
 from services.uploader.upload import Upload
@@ -38,6 +39,7 @@ async def main(settings: UploaderSettings, stopping: Stopping) -> None:
             ),
             Wake(process.wake),
             retention_of(process.database, settings),
+            removal_of(process.database, telegram),
         )
 
 

@@ -8,6 +8,10 @@ FLOOD_WAITS = Counter("pgferry_telegram_flood_waits_total", "Times that Telegram
 FLOOD_WAIT_SECONDS = Counter(
     "pgferry_telegram_flood_wait_seconds_total", "Seconds that Telegram asked us to wait."
 )
+SUSPECTED = Counter(
+    "pgferry_telegram_suspected_sends_total",
+    "Documents sent again because nobody knows what became of the call before.",
+)
 BACKUP_BYTES = Histogram(
     "pgferry_backup_size_bytes",
     "Stored size of recorded backups.",

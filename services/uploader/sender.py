@@ -2,20 +2,22 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from services.uploader.metrics import FLOOD_WAIT_SECONDS, FLOOD_WAITS, SENT, SENT_BYTES
+from services.uploader.metrics import FLOOD_WAIT_SECONDS, FLOOD_WAITS, SENT, SENT_BYTES, SUSPECTED
+from shared.contracts.errors import Failure, LeaseLost, Unavailable
 from shared.contracts.job import Claim
 from shared.contracts.manifest import Part
 from shared.runtime.startup import until_available
 from shared.storage.database import Database
 from shared.storage.parts import Kind, Sent
-from shared.telegram.client import TelegramChatStore
-from shared.telegram.errors import FloodWait
+from shared.telegram.client import SentDocument, TelegramChatStore
+from shared.telegram.errors import FloodWait, may_be_done
 
 log = structlog.get_logger(__name__)
 
@@ -35,25 +37,44 @@ class Sender:
         record it: the successor then sends the document again, and the manifest names that one.
         """
         chat_id = self.chat_ids[part.index % len(self.chat_ids)]
+        call = partial(self.telegram.send, path, chat_id=chat_id, filename=filename, caption=caption)
         while True:
-            async with self.database.session() as session:
-                await session.parts.sending(
-                    claim, kind, part.index, bot_id=self.telegram.bot_id, chat_id=chat_id
-                )
+            await self._announce(claim, kind, part, chat_id)
             try:
-                receipt = await self.telegram.send(path, chat_id=chat_id, filename=filename, caption=caption)
-            except FloodWait as wait:
-                await _sit_out(wait)
-                continue
-            sent = Sent(
-                bot_id=self.telegram.bot_id,
-                chat_id=receipt.chat_id,
-                message_id=receipt.message_id,
-                file_id=receipt.file_id,
-                file_unique_id=receipt.file_unique_id,
+                sent = self._sent(await call())
+            except (FloodWait, Failure) as error:
+                if not may_be_done(error):
+                    await self._take_back(claim, kind, part)
+                if not isinstance(error, FloodWait):
+                    raise
+                await _sit_out(error)
+            else:
+                await until_available(partial(self._record, claim, kind, part, sent))
+                return sent
+
+    async def _announce(self, claim: Claim, kind: Kind, part: Part, chat_id: int) -> None:
+        async with self.database.session() as session:
+            again = await session.parts.sending(
+                claim, kind, part.index, bot_id=self.telegram.bot_id, chat_id=chat_id
             )
-            await until_available(partial(self._record, claim, kind, part, sent))
-            return sent
+        if again:
+            SUSPECTED.inc()
+            log.warning("sent again: the outcome of the call before is not known", index=part.index)
+
+    async def _take_back(self, claim: Claim, kind: Kind, part: Part) -> None:
+        """A call that came to nothing is not suspected. If this cannot be written, it is: nothing is lost."""
+        with suppress(Unavailable, LeaseLost):
+            async with self.database.session() as session:
+                await session.parts.not_sent(claim, kind, part.index)
+
+    def _sent(self, receipt: SentDocument) -> Sent:
+        return Sent(
+            bot_id=self.telegram.bot_id,
+            chat_id=receipt.chat_id,
+            message_id=receipt.message_id,
+            file_id=receipt.file_id,
+            file_unique_id=receipt.file_unique_id,
+        )
 
     async def _record(self, claim: Claim, kind: Kind, part: Part, sent: Sent) -> None:
         """Worth repeating for as long as the lease lives: without it the document must be sent again."""

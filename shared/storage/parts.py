@@ -1,7 +1,8 @@
 """What was sent to the chat, message by message: `control_plane.backup_parts`.
 
 Every write quotes the worker's fence; a row is `sending` before the call and `sent` after the answer, so
-a crash in between is visible as a send whose outcome nobody knows.
+a crash in between is visible as a send whose outcome nobody knows. Such a document is sent again, and the
+call before is kept in `control_plane.suspected_sends`: its document may be in the chat, and has no row else.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,24 @@ _HELD = """
              WHERE id = $1 AND fence = $2 AND lease_until > now() AND cancel_requested_at IS NULL)
 """
 
+_SUSPECT = """
+    INSERT INTO control_plane.suspected_sends
+        (job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256, last_known_message_id)
+    SELECT job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256,
+           (SELECT max(known.message_id) FROM control_plane.backup_parts AS known
+             WHERE known.job_id = before.job_id AND known.chat_id = before.chat_id)
+      FROM before
+     WHERE status = 'sending'
+"""
+
+# A manifest that is made anew has another hash: what may be in the chat is the one before.
 _PLAN = f"""
+    WITH before AS (
+        SELECT row.* FROM control_plane.backup_parts AS row
+          JOIN unnest($5::int[], $6::bigint[], $7::text[]) AS plan (index, size_bytes, sha256) USING (index)
+         WHERE job_id = $1 AND dump_fence = $3 AND kind = $4 AND kind = 'manifest'
+           AND row.sha256 <> plan.sha256 AND {_HELD}
+    ), suspected AS ({_SUSPECT})
     INSERT INTO control_plane.backup_parts (job_id, dump_fence, kind, index, size_bytes, sha256)
     SELECT $1, $3, $4, plan.index, plan.size_bytes, plan.sha256
       FROM unnest($5::int[], $6::bigint[], $7::text[]) AS plan (index, size_bytes, sha256)
@@ -29,6 +47,7 @@ _PLAN = f"""
     ON CONFLICT (job_id, dump_fence, kind, index)
     DO UPDATE SET size_bytes = excluded.size_bytes, sha256 = excluded.sha256, status = 'planned'
             WHERE backup_parts.kind = 'manifest' AND backup_parts.status IN ('planned', 'sending')
+              AND backup_parts.sha256 <> excluded.sha256
 """
 
 _ROWS = """
@@ -37,11 +56,22 @@ _ROWS = """
 """
 
 _SENDING = f"""
+    WITH before AS (
+        SELECT * FROM control_plane.backup_parts
+         WHERE job_id = $1 AND dump_fence = $3 AND kind = $4 AND index = $5 AND {_HELD}
+    ), suspected AS ({_SUSPECT})
     UPDATE control_plane.backup_parts
        SET status = 'sending', sending_at = now(), send_attempts = send_attempts + 1,
            bot_id = $6, chat_id = $7
      WHERE job_id = $1 AND dump_fence = $3 AND kind = $4 AND index = $5
        AND status IN ('planned', 'sending') AND {_HELD}
+    RETURNING (SELECT status = 'sending' FROM before) AS again
+"""
+
+_NOT_SENT = f"""
+    UPDATE control_plane.backup_parts SET status = 'planned', sending_at = NULL
+     WHERE job_id = $1 AND dump_fence = $3 AND kind = $4 AND index = $5
+       AND status = 'sending' AND {_HELD}
 """
 
 _SENT = f"""
@@ -116,18 +146,19 @@ class Parts:
     async def of(self, job_id: UUID, dump_fence: int | None, kind: Kind) -> Sequence[asyncpg.Record]:
         return await self._executor.fetch(_ROWS, job_id, dump_fence, kind.value)
 
-    async def sending(self, claim: Claim, kind: Kind, index: int, *, bot_id: int, chat_id: int) -> None:
-        """Say that the call is about to be made. Raises LeaseLost when this worker may not make it."""
-        await self._fenced(
-            _SENDING,
-            claim.job_id,
-            claim.fence,
-            claim.dump_fence,
-            kind.value,
-            index,
-            bot_id,
-            chat_id,
-        )
+    async def sending(self, claim: Claim, kind: Kind, index: int, *, bot_id: int, chat_id: int) -> bool:
+        """Say that the call is about to be made. True if nobody knows what became of the one before, which
+        is suspected then. Raises LeaseLost when this worker may not make the call.
+        """
+        document = (claim.job_id, claim.fence, claim.dump_fence, kind.value, index)
+        record = await self._executor.fetchrow(_SENDING, *document, bot_id, chat_id)
+        if record is None:
+            raise LeaseLost
+        return bool(record["again"])
+
+    async def not_sent(self, claim: Claim, kind: Kind, index: int) -> None:
+        """Say that nothing came of the call, for sure. Raises LeaseLost."""
+        await self._fenced(_NOT_SENT, claim.job_id, claim.fence, claim.dump_fence, kind.value, index)
 
     async def sent(self, claim: Claim, kind: Kind, index: int, *, sent: Sent) -> None:
         await self._fenced(

@@ -20,7 +20,7 @@ from telegram import InputFile
 
 from shared.contracts.errors import PermanentError, TemporaryError, Unavailable
 from shared.runtime.process import Fatal
-from shared.telegram.errors import FloodWait, speaking_to_telegram
+from shared.telegram.errors import FloodWait, WrongReceipt, speaking_to_telegram
 from shared.telegram.request import Request
 from shared.telegram.window import Window
 
@@ -74,8 +74,8 @@ class TelegramChatStore:
     async def send(self, path: Path, *, chat_id: int, filename: str, caption: str | None) -> SentDocument:
         """Send a whole file; memory stays at one 64 KiB piece.
 
-        Raises FloodWait, PermanentError, Unavailable when Telegram is not reached, or TemporaryError (then
-        the message may be there all the same).
+        Raises FloodWait, PermanentError, Unavailable when Telegram is not reached, or TemporaryError;
+        `errors.may_be_done` tells whether the message may be there all the same.
         """
         size = path.stat().st_size  # noqa: ASYNC240 - one local stat
         with path.open("rb", buffering=0) as file, speaking_to_telegram(f"take {filename}"):
@@ -164,7 +164,7 @@ def _receipt(message: telegram.Message, *, chat_id: int, size: int) -> SentDocum
     """Believe only an answer that names the document, its size and the chat."""
     document = message.document
     if document is None or document.file_size != size or message.chat.id != chat_id:
-        raise PermanentError(
+        raise WrongReceipt(
             "telegram_wrong_receipt",
             "Telegram's answer does not show the document that was sent (kind, size or chat differ).",
         )

@@ -29,6 +29,23 @@ class FloodWait(Exception):
 _PASSING_400 = "temporarily unavailable"
 
 
+class AnswerLost(TemporaryError):
+    """The request left, and no answer of Telegram's came back: it may have been carried out."""
+
+
+class LostInOutage(Unavailable):
+    """As `AnswerLost`, after several in a row."""
+
+
+def may_be_done(error: Exception) -> bool:
+    """Whether a call that ended so may have been carried out all the same."""
+    return isinstance(error, AnswerLost | LostInOutage | WrongReceipt)
+
+
+class WrongReceipt(PermanentError):
+    """Telegram's answer does not show the document that was sent."""
+
+
 #: Causes that leave no doubt: nothing was sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -69,13 +86,16 @@ def _failure_of(error: telegram.error.TelegramError, what: str) -> Failure:
                 "telegram_too_large", f"Telegram refused to {what}: the request is too large."
             )
         case Down():
-            return Unavailable("telegram", f"Telegram does not serve us: {error.message}.")
-        case _ if isinstance(error.__cause__, _NOT_SENT):
+            kind = Unavailable if _was_not_sent(error.__cause__) else LostInOutage
+            return kind("telegram", f"Telegram does not serve us: {error.message}.")
+        case _ if _was_not_sent(error):
             return Unavailable("telegram", f"Telegram is not reachable: {type(error.__cause__).__name__}.")
         case _:
-            return TemporaryError(
-                "telegram_unavailable", f"Telegram could not {what}: {type(error).__name__}."
-            )
+            return AnswerLost("telegram_unavailable", f"Telegram could not {what}: {type(error).__name__}.")
+
+
+def _was_not_sent(error: BaseException | None) -> bool:
+    return error is not None and isinstance(error.__cause__, _NOT_SENT)
 
 
 def _seconds(wait: float | timedelta) -> float:

@@ -369,14 +369,24 @@ async def test_a_session_that_is_left_is_seen(at_rest: AtRest, role: str) -> Non
 
 
 async def test_a_document_that_nobody_knows_is_seen(at_rest: AtRest) -> None:
-    """Waste that a row explains is counted, other waste breaks a rule. The last test: its documents stay."""
+    """One document for each suspected send is counted, any other is a fault. The last test: they stay."""
     part = await at_rest.one(
         "SELECT sha256 FROM control_plane.backup_parts WHERE kind = 'part' AND index = 1"
     )
-    await _send_document(at_rest, (at_rest.servers.bot_api_directory / "blobs" / part).read_bytes())
+    content = (at_rest.servers.bot_api_directory / "blobs" / part).read_bytes()
+    await _send_document(at_rest, content)
+    assert set(await at_rest.broken()) == {Rule.WASTE}
+
+    await at_rest.execute(
+        "INSERT INTO control_plane.suspected_sends"
+        " (job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256)"
+        " SELECT job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256"
+        "   FROM control_plane.backup_parts WHERE kind = 'part' AND index = 1 LIMIT 1"
+    )
     evidence = await at_rest.evidence()
     assert (len(waste(evidence)), violations(evidence)) == (1, [])
-    await _send_document(at_rest, b"of nobody")
+
+    await _send_document(at_rest, content)
     assert set(await at_rest.broken()) == {Rule.WASTE}
 
 

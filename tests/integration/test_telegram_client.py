@@ -25,7 +25,7 @@ from shared.contracts.errors import Failure, PermanentError, TemporaryError, Una
 from shared.runtime.admin import serving
 from shared.runtime.process import Fatal
 from shared.telegram.client import SentDocument, TelegramChatStore, open_telegram
-from shared.telegram.errors import FloodWait
+from shared.telegram.errors import AnswerLost, FloodWait, LostInOutage, WrongReceipt, may_be_done
 from tests.conftest import BOT_TOKEN, CHATS
 from tests.waiting import eventually
 
@@ -374,20 +374,33 @@ async def test_what_will_be_refused_again_is_final(
         plain(504, ""),
         plain(429, "<html>Too Many Requests</html>"),
         plain(200, "<html>maintenance</html>"),
-        refusal(400, "Bad Request: wrong file_id or the file is temporarily unavailable"),
     ],
-    ids=["500 JSON", "502 HTML", "504 empty", "429 HTML", "200 HTML", "400 unavailable"],
+    ids=["500 JSON", "502 HTML", "504 empty", "429 HTML", "200 HTML"],
 )
-async def test_what_passes_is_tried_again(
+async def test_what_is_no_answer_is_tried_again_and_suspected(
     server: Server, its_client: TelegramChatStore, answer: Answer, part: Path
 ) -> None:
-    """Also what is no answer of the Bot API at all."""
+    """Nobody knows whether the document was stored."""
     await its_client.probe()
     server.answer = answer
+
+    error = await failed(send(its_client, part), AnswerLost)
+
+    assert error.code == "telegram_unavailable"
+    assert may_be_done(error)
+
+
+async def test_what_is_refused_for_now_is_tried_again(
+    server: Server, its_client: TelegramChatStore, part: Path
+) -> None:
+    """Nothing was stored, for sure."""
+    await its_client.probe()
+    server.answer = refusal(400, "Bad Request: wrong file_id or the file is temporarily unavailable")
 
     error = await failed(send(its_client, part), TemporaryError)
 
     assert error.code == "telegram_unavailable"
+    assert not may_be_done(error)
 
 
 @pytest.mark.parametrize(
@@ -405,9 +418,10 @@ async def test_a_receipt_for_something_else_is_not_believed(
     """Another size, another kind, another chat."""
     server.answer = answer
 
-    error = await failed(send(its_client, part), PermanentError)
+    error = await failed(send(its_client, part), WrongReceipt)
 
     assert error.code == "telegram_wrong_receipt"
+    assert may_be_done(error)
 
 
 async def test_a_body_over_the_limit_is_refused_for_good(
@@ -436,7 +450,7 @@ async def test_a_lost_answer_is_tried_again_and_costs_an_attempt(
     await eventually(partial(is_held, bot_api))
     bot_api.kill()
     try:
-        error = await failed(sending, TemporaryError)
+        error = await failed(sending, AnswerLost)
     finally:
         bot_api.start()
 
@@ -456,12 +470,12 @@ async def test_three_failures_in_a_row_are_telegrams_own(
         codes.append(type(raised.value))
 
     assert codes == [
-        TemporaryError,
-        TemporaryError,
-        Unavailable,
-        Unavailable,
+        AnswerLost,
+        AnswerLost,
+        LostInOutage,
+        LostInOutage,
         PermanentError,
-        TemporaryError,
+        AnswerLost,
     ]
 
 

@@ -19,7 +19,6 @@ import pyrage
 import pytest
 from prometheus_client import REGISTRY
 
-from sandbox.bot_api.process import BotApi
 from sandbox.stack import Stack
 from services.uploader import naming
 from services.uploader.sender import Sender
@@ -31,7 +30,6 @@ from shared.contracts.messages import BackupFailed, BackupStored
 from shared.contracts.topology import DEAD, EVENTS
 from shared.runtime.signing import MANIFEST, NotAuthentic, Signer
 from shared.runtime.worker import Progress, hold
-from shared.storage.database import Database
 from shared.storage.parts import Kind
 from shared.storage.spool import (
     DUMP_FILE,
@@ -39,12 +37,10 @@ from shared.storage.spool import (
     STAGING_SUFFIX,
     Prefix,
     Spool,
-    open_spool,
     part_name,
 )
-from shared.telegram.client import TelegramChatStore, open_telegram
 from tests.conftest import BOT_TOKEN
-from tests.integration.jobs_in import HASH, empty, find, outbox_refuses
+from tests.integration.jobs_in import HASH, find, outbox_refuses
 from tests.integration.upload_plant import (
     FACTS,
     IDENTITY,
@@ -61,7 +57,6 @@ from tests.waiting import eventually
 
 BOT_ID = 7000001
 OPTIONS = {"caption": "Before the upgrade", "storage_path": "a/b", "expires_in_days": 7}
-SIGNING_KEY = "a signing key of the tests, long enough to be one"
 
 #: The client silences the library when it is opened; pytest undoes that after each test.
 QUIET = pytest.mark.filterwarnings("ignore:.*retry_after.*:telegram.warnings.PTBDeprecationWarning")
@@ -83,46 +78,12 @@ def control_plane_url(home: str) -> str:
     return home
 
 
-@pytest.fixture(scope="module")
-async def telegram(bot_api: BotApi) -> AsyncIterator[TelegramChatStore]:
-    async with open_telegram(BOT_TOKEN, bot_api.url) as store:
-        await store.introduce()
-        yield store
-
-
 @pytest.fixture
 async def failing_once(connection: asyncpg.Connection) -> AsyncIterator[None]:
     """The first transaction that records a backup fails."""
     await connection.execute(_FAIL_ONCE)
     yield
     await connection.execute(_FAIL_NO_MORE)
-
-
-@pytest.fixture
-async def plant(
-    control_plane: Database,
-    connection: asyncpg.Connection,
-    telegram: TelegramChatStore,
-    bot_api: BotApi,
-    chat_id: int,
-    tmp_path: Path,
-) -> Plant:
-    await empty(connection)
-    spool = await open_spool((tmp_path / "spool").as_uri(), control_plane)
-    return Plant(
-        database=control_plane,
-        owner=connection,
-        spool=spool,
-        telegram=telegram,
-        api=bot_api,
-        chat_id=chat_id,
-        upload=Upload(
-            control_plane,
-            spool,
-            Sender(control_plane, telegram, [chat_id]),
-            Signer.of([SIGNING_KEY], purpose=MANIFEST),
-        ),
-    )
 
 
 def counted(metric: str, **labels: str) -> float:

@@ -33,6 +33,7 @@ from tests.integration.jobs_in import add_job, claim, dump_of, find, lapse, must
 from tests.waiting import eventually
 
 SIZES = (3000, 2000, 1000)
+SIGNING_KEY = "a signing key of the tests, long enough to be one"
 FACTS = Facts(tables=(TableRows(name="secret_salaries", rows=7),), warnings=("a secret warning",))
 IDENTITY = pyrage.x25519.Identity.generate()
 

@@ -1,0 +1,86 @@
+"""Documents in the chat that are to be deleted: part rows that are `superseded`.
+
+The uploader's duty reads and marks them. What it does between reading and marking may be done twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from shared.storage.database import Database
+
+# The wall behind the fences: what a backup names is never deleted, whatever its rows say.
+_NO_BACKUP = """
+    NOT EXISTS (SELECT FROM control_plane.backups AS backup
+                 WHERE backup.job_id = part.job_id AND backup.dump_fence = part.dump_fence
+                   AND backup.status <> 'deleted')
+"""
+
+NEXT = f"""
+    SELECT job_id, dump_fence, kind, index, chat_id, message_id, now() - sent_at AS age
+      FROM control_plane.backup_parts AS part
+     WHERE status = 'superseded' AND bot_id = $1 AND message_id IS NOT NULL AND {_NO_BACKUP}
+     ORDER BY superseded_at
+     LIMIT $2
+"""
+
+# A call that was never answered has no message id: its document, if there is one, is suspected.
+WITHOUT_MESSAGE = """
+    WITH part AS (
+        UPDATE control_plane.backup_parts SET status = 'deleted', removed_at = now()
+         WHERE status = 'superseded' AND message_id IS NULL
+        RETURNING *
+    )
+    INSERT INTO control_plane.suspected_sends
+        (job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256)
+    SELECT job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256
+      FROM part WHERE sending_at IS NOT NULL
+"""
+
+MARK = """
+    UPDATE control_plane.backup_parts SET status = $5, removed_at = now()
+     WHERE job_id = $1 AND dump_fence = $2 AND kind = $3 AND index = $4 AND status = 'superseded'
+"""
+
+
+class Removed(StrEnum):
+    DELETED = "deleted"  #: also what a tombstone has replaced
+    REMOTE_REMAINS = "remote_remains"  #: Telegram lets us do neither
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """One document; `age` is the time since Telegram took it, on the database's clock."""
+
+    job_id: UUID
+    dump_fence: int
+    kind: str
+    index: int
+    chat_id: int
+    message_id: int
+    age: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class SupersededParts:
+    database: Database
+    bot_id: int  #: a bot can delete only what it sent itself
+
+    async def next(self, limit: int) -> Sequence[Superseded]:
+        """Those that have waited longest."""
+        async with self.database.session() as session:
+            records = await session.executor.fetch(NEXT, self.bot_id, limit)
+        return [Superseded(**record) for record in records]
+
+    async def settle_unanswered(self) -> int:
+        """Rows without a message have nothing to delete; returns how many sends are suspected by it."""
+        async with self.database.session() as session:
+            done = await session.executor.execute(WITHOUT_MESSAGE)
+        return int(done.rpartition(" ")[2])
+
+    async def mark(self, parts: Sequence[Superseded], removed: Removed) -> None:
+        rows = [(part.job_id, part.dump_fence, part.kind, part.index, removed.value) for part in parts]
+        async with self.database.session() as session:
+            await session.executor.executemany(MARK, rows)
