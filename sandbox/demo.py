@@ -92,7 +92,11 @@ async def _demo(options: Options, narration: Narration, stack: ExitStack) -> Run
     narration.line("pgferry demo: private servers on loopback, everything in a temporary directory")
     pgferry = await _prepared(options, narration, stack)
     with narration.step("gateway, exporter and uploader are ready, each with a role of its own"):
-        services = [pgferry.start(name) for name in ("gateway", "exporter", "uploader")]
+        services = [
+            pgferry.start("gateway"),
+            pgferry.start("exporter"),
+            pgferry.start("uploader", PGFERRY_CATALOGUE_SECONDS=60),
+        ]
         for service in services:
             service.wait_ready()
     token = _token(pgferry)

@@ -93,6 +93,12 @@ def pin_chat_message(call: Call) -> object:
     return True
 
 
+def unpin_chat_message(call: Call) -> object:
+    message = _message(call, "unpin")
+    call.store.unpin(message)
+    return True
+
+
 def delete_message(call: Call) -> object:
     message = _message(call, "delete")
     if call.store.now() >= message.date + DELETABLE_SECONDS:
@@ -144,6 +150,7 @@ _BY_NAME: Final[dict[str, Callable[[Call], object]]] = {
     "sendDocument": send_document,
     "getFile": get_file,
     "pinChatMessage": pin_chat_message,
+    "unpinChatMessage": unpin_chat_message,
     "deleteMessage": delete_message,
     "deleteMessages": delete_messages,
     "editMessageMedia": edit_message_media,

@@ -173,6 +173,9 @@ class Store:
     def pin(self, message: StoredMessage) -> None:
         self._set("pinned", message)
 
+    def unpin(self, message: StoredMessage) -> None:
+        self._set("pinned", message, value=False)
+
     def delete(self, message: StoredMessage) -> None:
         """The message goes; its file_id keeps working."""
         self._set("deleted", message)
@@ -199,7 +202,7 @@ class Store:
         row = self._database.execute(query, values).fetchone()
         return None if row is None else StoredFile(*row)
 
-    def _set(self, flag: str, message: StoredMessage) -> None:
-        query = f"UPDATE messages SET {flag} = TRUE WHERE chat_id = ? AND message_id = ?"
+    def _set(self, flag: str, message: StoredMessage, *, value: bool = True) -> None:
+        query = f"UPDATE messages SET {flag} = ? WHERE chat_id = ? AND message_id = ?"
         with self._database:
-            self._database.execute(query, (message.chat_id, message.message_id))
+            self._database.execute(query, (value, message.chat_id, message.message_id))

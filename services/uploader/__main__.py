@@ -2,6 +2,7 @@
 
 import sys
 
+from services.uploader.catalogue import catalogue_duties
 from services.uploader.removal import removal_of
 from services.uploader.sender import Sender
 from services.uploader.settings import UploaderSettings
@@ -40,6 +41,7 @@ async def main(settings: UploaderSettings, stopping: Stopping) -> None:
             Wake(process.wake),
             retention_of(process.database, settings),
             removal_of(process.database, telegram),
+            *catalogue_duties(process.database, telegram, settings),
         )
 
 

@@ -1,6 +1,6 @@
 """The uploader's own metrics."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 SENT = Counter("pgferry_telegram_documents_total", "Documents that Telegram took.", labelnames=("kind",))
 SENT_BYTES = Counter("pgferry_telegram_sent_bytes_total", "Bytes of documents that Telegram took.")
@@ -18,5 +18,10 @@ BACKUP_BYTES = Histogram(
     buckets=tuple(4**power * 1024 * 1024 for power in range(8)),
 )
 
-for kind in ("part", "manifest"):
+CATALOGUE_PINNED = Gauge(
+    "pgferry_catalogue_pinned",
+    "1 when this process last saw the newest catalogue pinned, 0 before that and where the bot may not pin.",
+)
+
+for kind in ("part", "manifest", "catalogue"):
     SENT.labels(kind)

@@ -18,3 +18,7 @@ class UploaderSettings(WorkerProcessSettings, StoreSettings):
 
     admin_port: int = Field(default=9103, ge=0, le=65535, alias="PGFERRY_ADMIN_PORT")
     """Where health and metrics are."""
+
+    catalogue_seconds: float = Field(default=60, ge=0, le=86400, alias="PGFERRY_CATALOGUE_SECONDS")
+    """At least so long between two catalogues in the first chat, each listing every live backup; 0 for none,
+    and then nobody finds a backup if the control plane is lost."""

@@ -33,6 +33,7 @@ class Duty:
     name: str
     kinds: tuple[str, ...]  #: of what its rounds count
     round: Round
+    period_seconds: float | None = None  #: between two rounds, where not the reconciler's
 
 
 class Lead(Protocol):
@@ -65,11 +66,12 @@ class Reconciler:
 
     async def _repeat(self, duty: Duty) -> None:
         failing = False
-        wait = self.period_seconds * random.random()  # noqa: S311 - spreading load is no cryptography
+        period = duty.period_seconds or self.period_seconds
+        wait = period * random.random()  # noqa: S311 - spreading load is no cryptography
         while True:
             await asyncio.sleep(wait)
             failing = not await self._succeeds(duty, failing_before=failing)
-            wait = self.period_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - see above
+            wait = period * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - see above
 
     async def _succeeds(self, duty: Duty, *, failing_before: bool) -> bool:
         """One round; of an outage only the first is told, and the other duties go on."""

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 MANIFEST = "manifest"
+CATALOGUE = "catalogue"
 _KEY_BYTES = 32
 _KEY_ID_DIGITS = 16
 

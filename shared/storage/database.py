@@ -16,6 +16,7 @@ from shared.contracts.errors import Unavailable
 from shared.storage.audit import Audit
 from shared.storage.backups import Backups
 from shared.storage.cancellations import Cancellations
+from shared.storage.catalogues import Catalogues
 from shared.storage.executor import CONNECTION_LOST, Executor
 from shared.storage.jobs import Jobs
 from shared.storage.nudges import DUMP, OUTBOX, UPLOAD, Nudges, cancel_of
@@ -75,6 +76,7 @@ class Transaction:
     cancellations: Cancellations = field(init=False)
     backups: Backups = field(init=False)
     parts: Parts = field(init=False)
+    catalogues: Catalogues = field(init=False)
     outbox: Outbox = field(init=False)
     audit: Audit = field(init=False)
 
@@ -83,6 +85,7 @@ class Transaction:
         self.cancellations = Cancellations(self.executor)
         self.backups = Backups(self.executor)
         self.parts = Parts(self.executor)
+        self.catalogues = Catalogues(self.executor)
         self.outbox = Outbox(self.executor)
         self.audit = Audit(self.executor)
 
