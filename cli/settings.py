@@ -1,8 +1,10 @@
 """What the commands need from the environment; the services read their own settings."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from shared.runtime.settings import Settings
+from shared.runtime.settings import Separated, Settings
 from shared.runtime.store_settings import StoreSettings
 
 
@@ -20,6 +22,17 @@ class LetterSettings(DatabaseSettings, BrokerSettings):
 
 class FetchSettings(DatabaseSettings, StoreSettings):
     """Enough to find a backup and bring it back."""
+
+
+class CatalogueSettings(StoreSettings):
+    """Enough to see what a chat has pinned."""
+
+    chat_ids: Annotated[tuple[int, ...], *Separated] = Field(default=(), alias="TELEGRAM_CHAT_ID")
+    """As the uploader has it: the catalogue is in the first."""
+
+
+class RebuildSettings(DatabaseSettings, CatalogueSettings):
+    """Enough to fill a control plane from the chat."""
 
 
 class DevelopmentSettings(Settings):

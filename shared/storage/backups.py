@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from shared.contracts.job import Claim
-from shared.contracts.manifest import Manifest
+from shared.contracts.manifest import DumpRecord, Manifest
 from shared.storage.executor import Executor
 from shared.storage.parts import Sent
 
@@ -64,14 +64,14 @@ class Backups:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
-    async def add(self, claim: Claim, manifest: Manifest, *, sent: Sent, sha256: str) -> None:
-        """Record the backup that this manifest, now message `sent` with this hash, describes."""
+    async def add(self, job: Claim | DumpRecord, manifest: Manifest, *, sent: Sent, sha256: str) -> None:
+        """Record the job's backup, which this manifest, now message `sent` with this hash, describes."""
         dump = manifest.dump
         await self._executor.execute(
             _ADD,
             manifest.backup_id,
-            claim.project_id,
-            claim.job_id,
+            job.project_id,
+            job.job_id,
             dump.dump_fence,
             manifest.type,
             dump.format.value,
