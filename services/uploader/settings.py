@@ -11,7 +11,8 @@ from shared.runtime.store_settings import StoreSettings
 
 class UploaderSettings(WorkerProcessSettings, StoreSettings):
     chat_ids: Annotated[tuple[int, ...], *Separated] = Field(alias="TELEGRAM_CHAT_ID", min_length=1)
-    """Comma-separated ids of chats where the bot may post; parts are spread over them in turn."""
+    """Comma-separated ids of chats where the bot may post; parts are spread over them in turn.
+    In the first it should also be allowed to pin and delete: the catalogue is there."""
 
     slots: int = Field(default=2, ge=1, le=64, alias="PGFERRY_UPLOADER_SLOTS")
     """Jobs at once in this process."""

@@ -67,7 +67,7 @@ async def pinned(stack: Stack, telegram: TelegramChatStore) -> bytes | None:
 async def test_a_tenant_is_restored_from_the_chat_alone(
     stack: Stack, connection: asyncpg.Connection, telegram: TelegramChatStore, database_url: str
 ) -> None:
-    """Control plane dropped, made anew, filled from what is pinned; then the backup is fetched and compared."""
+    """Control plane dropped, made anew, filled from the pin; then the backup is fetched and compared."""
     await create_demo_tenant(connection, slug="acme-corp", megabytes=1)
     await stack.add_project(connection, "acme", slug="acme-corp")
     services = [
