@@ -42,6 +42,9 @@ TABLES = {
         id job_id dump_fence kind index bot_id chat_id size_bytes sha256 last_known_message_id suspected_at
         found_message_id resolved_at
     """,
+    "catalogues": """
+        bot_id revision status chat_id message_id file_id sha256 entry_count reserved_at sent_at pinned_at
+    """,
     "lane_entries": """
         id bot_id chat_id state job_id owner size_bytes waiting_at opened_at ended_at lease_until closed_until
     """,
