@@ -17,14 +17,14 @@ from services.uploader.metrics import CATALOGUE_PINNED, SENT, SENT_BYTES
 from services.uploader.pinned_catalogue import PinnedCatalogue, is_recorded, looks_like_one
 from services.uploader.settings import UploaderSettings
 from shared.contracts.catalogue import CATALOGUE_SUFFIX, Catalogue, CatalogueEntry
-from shared.contracts.errors import PermanentError, TemporaryError, Unavailable
+from shared.contracts.errors import Failure, PermanentError, TemporaryError
 from shared.runtime.catalogue_document import encoded, sha256_of
 from shared.runtime.reconciler import Duty
 from shared.runtime.signing import CATALOGUE, Signer
 from shared.storage.catalogues import CatalogueRow
 from shared.storage.database import Database
 from shared.telegram.client import MAX_DOWNLOAD_BYTES, SentDocument, TelegramChatStore
-from shared.telegram.errors import FloodWait
+from shared.telegram.errors import FloodWait, may_be_done
 from shared.telegram.pins import Pinned, Pins
 
 #: Looks more often than it may send, so that a change waits for little more than its time.
@@ -143,9 +143,10 @@ class KeepCatalogue:
                 return await self.telegram.send(
                     path, chat_id=self.chat_id, filename=_filename(catalogue), caption=_caption(catalogue)
                 )
-        except (FloodWait, PermanentError, Unavailable):
-            async with self.database.session() as session:
-                await session.catalogues.forget(catalogue.bot_id, catalogue.revision)
+        except (FloodWait, Failure) as error:
+            if not may_be_done(error):
+                async with self.database.session() as session:
+                    await session.catalogues.forget(catalogue.bot_id, catalogue.revision)
             raise
 
     async def _record(self, catalogue: Catalogue, document: SentDocument, size: int) -> None:
