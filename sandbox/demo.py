@@ -95,7 +95,7 @@ async def _demo(options: Options, narration: Narration, stack: ExitStack) -> Run
         services = [
             pgferry.start("gateway"),
             pgferry.start("exporter"),
-            pgferry.start("uploader", PGFERRY_CATALOGUE_SECONDS=60),
+            pgferry.start("uploader", PGFERRY_CATALOGUE_SECONDS=60, PGFERRY_LANE_MESSAGES=20),
         ]
         for service in services:
             service.wait_ready()

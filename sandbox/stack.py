@@ -142,6 +142,8 @@ class Stack:
                     "SPOOL_URL": self.spool.as_uri(),
                     # whoever counts a chat's documents must not find one more; `start` turns it on
                     "PGFERRY_CATALOGUE_SECONDS": "0",
+                    # most stand-ins take whatever comes
+                    "PGFERRY_LANE_MESSAGES": "0",
                     **self.store_environment(),
                 },
                 "cli": lambda: {"DATABASE_URL": self.database_url, **self.store_environment()},

@@ -44,6 +44,7 @@ GRANT UPDATE (status, superseded_at) ON control_plane.backup_parts TO pgferry_ex
 GRANT INSERT ON control_plane.backups TO pgferry_uploader;
 GRANT INSERT, UPDATE ON control_plane.backup_parts TO pgferry_uploader;
 GRANT INSERT ON control_plane.suspected_sends TO pgferry_uploader;
+GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.lane_entries TO pgferry_uploader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.catalogues TO pgferry_uploader;
 
 -- Exporters and uploaders agree on one spool.

@@ -50,7 +50,13 @@ _OF_SERVICE: Final[dict[str, dict[str, object]]] = {
         "PGFERRY_SPOOL_FLOOR_BYTES": 1024 * 1024,
         "PGFERRY_TMP_FLOOR_BYTES": 1024 * 1024,
     },
-    "uploader": {**_EVERYBODYS, **_QUICK, "PGFERRY_UPLOADER_SLOTS": 2},
+    "uploader": {
+        **_EVERYBODYS,
+        **_QUICK,
+        "PGFERRY_UPLOADER_SLOTS": 2,
+        "PGFERRY_LANE_MESSAGES": 20,
+        "PGFERRY_LANE_WINDOW_SECONDS": 0.6,
+    },
 }
 
 

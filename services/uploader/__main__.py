@@ -3,6 +3,7 @@
 import sys
 
 from services.uploader.catalogue import catalogue_duties
+from services.uploader.lane import Lane
 from services.uploader.removal import removal_of
 from services.uploader.sender import Sender
 from services.uploader.settings import UploaderSettings
@@ -14,6 +15,7 @@ from shared.runtime.dependencies import Dependencies
 from shared.runtime.process import start_service
 from shared.runtime.signing import MANIFEST, Signer
 from shared.runtime.stopping import Stopping
+from shared.storage.lanes import LaneRule
 from shared.storage.retention import retention_of
 from shared.telegram.client import open_telegram
 
@@ -31,17 +33,18 @@ async def main(settings: UploaderSettings, stopping: Stopping) -> None:
     ):
         await needs.opened("telegram", telegram.introduce, stopping=stopping)
         needs.probe_by("telegram", telegram.probe)
+        lane = Lane(process.database, LaneRule(settings.lane_messages, settings.lane_window_seconds))
         await process.run(
             Upload(
                 process.database,
                 process.spool,
-                Sender(process.database, telegram, settings.chat_ids),
+                Sender(process.database, telegram, settings.chat_ids, lane),
                 Signer.of(settings.signing_secrets, purpose=MANIFEST),
             ),
             Wake(process.wake),
             retention_of(process.database, settings),
             removal_of(process.database, telegram),
-            *catalogue_duties(process.database, telegram, settings),
+            *catalogue_duties(process.database, telegram, settings, lane),
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from services.uploader.lane import Lane
 from services.uploader.metrics import CATALOGUE_PINNED, SENT, SENT_BYTES
 from services.uploader.pinned_catalogue import PinnedCatalogue, is_recorded, looks_like_one
 from services.uploader.settings import UploaderSettings
@@ -44,6 +45,7 @@ class KeepCatalogue:
     signer: Signer
     chat_id: int
     seconds: float
+    lane: Lane
     pins: Pins = field(init=False)
     _refused: bool = field(default=False, init=False)
 
@@ -140,9 +142,10 @@ class KeepCatalogue:
             with tempfile.TemporaryDirectory() as directory:
                 path = Path(directory, "catalogue")
                 await asyncio.to_thread(path.write_bytes, content)
-                return await self.telegram.send(
-                    path, chat_id=self.chat_id, filename=_filename(catalogue), caption=_caption(catalogue)
-                )
+                async with self.lane.turn(catalogue.bot_id, self.chat_id, job_id=None):
+                    return await self.telegram.send(
+                        path, chat_id=self.chat_id, filename=_filename(catalogue), caption=_caption(catalogue)
+                    )
         except (FloodWait, Failure) as error:
             if not may_be_done(error):
                 async with self.database.session() as session:
@@ -214,13 +217,13 @@ class KeepCatalogue:
 
 
 def catalogue_duties(
-    database: Database, telegram: TelegramChatStore, settings: UploaderSettings
+    database: Database, telegram: TelegramChatStore, settings: UploaderSettings, lane: Lane
 ) -> Sequence[Duty]:
     """The uploader's duty, or none where it is turned off."""
     if not settings.catalogue_seconds:
         return ()
     signer = Signer.of(settings.signing_secrets, purpose=CATALOGUE)
-    keep = KeepCatalogue(database, telegram, signer, settings.chat_ids[0], settings.catalogue_seconds)
+    keep = KeepCatalogue(database, telegram, signer, settings.chat_ids[0], settings.catalogue_seconds, lane)
     return (Duty("catalogue", KINDS, keep, period_seconds=settings.catalogue_seconds / _ROUNDS_IN_A_PERIOD),)
 
 

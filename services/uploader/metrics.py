@@ -8,6 +8,11 @@ FLOOD_WAITS = Counter("pgferry_telegram_flood_waits_total", "Times that Telegram
 FLOOD_WAIT_SECONDS = Counter(
     "pgferry_telegram_flood_wait_seconds_total", "Seconds that Telegram asked us to wait."
 )
+LANE_WAIT_SECONDS = Histogram(
+    "pgferry_telegram_lane_wait_seconds",
+    "Seconds that a post waited for its turn in the lane of its chat.",
+    buckets=(0.01, 0.1, 1, 3, 10, 30, 60, 120, 300),
+)
 SUSPECTED = Counter(
     "pgferry_telegram_suspected_sends_total",
     "Documents sent again because nobody knows what became of the call before.",

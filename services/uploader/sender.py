@@ -1,6 +1,5 @@
 """Sends one document and keeps its row true: `sending` before the call, `sent` after the answer."""
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from services.uploader.lane import Lane
 from services.uploader.metrics import FLOOD_WAIT_SECONDS, FLOOD_WAITS, SENT, SENT_BYTES, SUSPECTED
 from shared.contracts.errors import Failure, LeaseLost, Unavailable
 from shared.contracts.job import Claim
@@ -27,11 +27,12 @@ class Sender:
     database: Database
     telegram: TelegramChatStore
     chat_ids: Sequence[int]
+    lane: Lane
 
     async def send(
         self, claim: Claim, kind: Kind, part: Part, *, path: Path, filename: str, caption: str
     ) -> Sent:
-        """Send the file, waiting as long as Telegram asks: a wait costs no attempt.
+        """Send the file when it is this job's turn in the chat: a wait costs no attempt.
 
         Raises LeaseLost before the call when this worker may not make it, or after it when it may not
         record it: the successor then sends the document again, and the manifest names that one.
@@ -39,18 +40,25 @@ class Sender:
         chat_id = self.chat_ids[part.index % len(self.chat_ids)]
         call = partial(self.telegram.send, path, chat_id=chat_id, filename=filename, caption=caption)
         while True:
-            await self._announce(claim, kind, part, chat_id)
             try:
-                sent = self._sent(await call())
+                async with self.lane.turn(self.telegram.bot_id, chat_id, claim.job_id):
+                    await self._announce(claim, kind, part, chat_id)
+                    sent = self._sent(await call())
             except (FloodWait, Failure) as error:
                 if not may_be_done(error):
                     await self._take_back(claim, kind, part)
                 if not isinstance(error, FloodWait):
                     raise
-                await _sit_out(error)
+                await self._flooded(chat_id, error)
             else:
                 await until_available(partial(self._record, claim, kind, part, sent))
                 return sent
+
+    async def _flooded(self, chat_id: int, wait: FloodWait) -> None:
+        log.info("Telegram asks to wait", seconds=wait.seconds)
+        FLOOD_WAITS.inc()
+        FLOOD_WAIT_SECONDS.inc(wait.seconds)
+        await self.lane.flooded(self.telegram.bot_id, chat_id, wait.seconds)
 
     async def _announce(self, claim: Claim, kind: Kind, part: Part, chat_id: int) -> None:
         async with self.database.session() as session:
@@ -82,10 +90,3 @@ class Sender:
             await session.parts.sent(claim, kind, part.index, sent=sent)
         SENT.labels(kind.value).inc()
         SENT_BYTES.inc(part.size_bytes)
-
-
-async def _sit_out(wait: FloodWait) -> None:
-    log.info("Telegram asks to wait", seconds=wait.seconds)
-    FLOOD_WAITS.inc()
-    FLOOD_WAIT_SECONDS.inc(wait.seconds)
-    await asyncio.sleep(wait.seconds)

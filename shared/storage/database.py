@@ -19,6 +19,7 @@ from shared.storage.cancellations import Cancellations
 from shared.storage.catalogues import Catalogues
 from shared.storage.executor import CONNECTION_LOST, Executor
 from shared.storage.jobs import Jobs
+from shared.storage.lanes import Lanes
 from shared.storage.nudges import DUMP, OUTBOX, UPLOAD, Nudges, cancel_of
 from shared.storage.outbox import Outbox
 from shared.storage.parts import Parts
@@ -76,6 +77,7 @@ class Transaction:
     cancellations: Cancellations = field(init=False)
     backups: Backups = field(init=False)
     parts: Parts = field(init=False)
+    lanes: Lanes = field(init=False)
     catalogues: Catalogues = field(init=False)
     outbox: Outbox = field(init=False)
     audit: Audit = field(init=False)
@@ -85,6 +87,7 @@ class Transaction:
         self.cancellations = Cancellations(self.executor)
         self.backups = Backups(self.executor)
         self.parts = Parts(self.executor)
+        self.lanes = Lanes(self.executor)
         self.catalogues = Catalogues(self.executor)
         self.outbox = Outbox(self.executor)
         self.audit = Audit(self.executor)

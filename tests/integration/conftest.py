@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services.uploader.lane import Lane
 from services.uploader.sender import Sender
 from services.uploader.upload import Upload
 from shared.runtime.signing import MANIFEST, Signer
@@ -14,7 +15,7 @@ from shared.telegram.client import TelegramChatStore, open_telegram
 from tests.conftest import BOT_TOKEN
 from tests.integration.export_plant import Gate, gate_in
 from tests.integration.jobs_in import copied_database, empty
-from tests.integration.upload_plant import SIGNING_KEY, Plant
+from tests.integration.upload_plant import NO_RULE, SIGNING_KEY, Plant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -69,7 +70,7 @@ async def plant(
         upload=Upload(
             control_plane,
             spool,
-            Sender(control_plane, telegram, [chat_id]),
+            Sender(control_plane, telegram, [chat_id], Lane(control_plane, NO_RULE)),
             Signer.of([SIGNING_KEY], purpose=MANIFEST),
         ),
     )

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from sandbox.bot_api.process import BotApi
 from sandbox.bot_api.store import StoredMessage
 from services.uploader.catalogue import KeepCatalogue
+from services.uploader.lane import Lane
 from shared.contracts.catalogue import Catalogue
 from shared.contracts.errors import Failure, PermanentError, TemporaryError
 from shared.runtime.catalogue_document import decoded, encoded
@@ -24,6 +25,7 @@ from shared.storage.database import Database
 from shared.telegram.catalogue import read_catalogue
 from shared.telegram.client import SentDocument, TelegramChatStore, open_telegram
 from tests.conftest import BOT_TOKEN
+from tests.integration.upload_plant import NO_RULE
 from tests.waiting import eventually
 
 SIGNER = Signer.of(["a signing key of at least 32 characters"], purpose=CATALOGUE)
@@ -51,7 +53,9 @@ class Shelf:
 
     def another(self, *, seconds: float = 0) -> KeepCatalogue:
         """As in another process."""
-        return KeepCatalogue(self.database, self.telegram, SIGNER, self.chat_id, seconds)
+        return KeepCatalogue(
+            self.database, self.telegram, SIGNER, self.chat_id, seconds, Lane(self.database, NO_RULE)
+        )
 
     async def add(self, project: str, *, bot_id: int | None = None) -> UUID:
         """A backup, each a second younger than the one before."""
@@ -111,7 +115,7 @@ async def shelf(
 ) -> AsyncIterator[Shelf]:
     async with open_telegram(BOT_TOKEN, bot_api.url) as telegram:
         await telegram.introduce()
-        keep = KeepCatalogue(control_plane, telegram, SIGNER, chat_id, 0)
+        keep = KeepCatalogue(control_plane, telegram, SIGNER, chat_id, 0, Lane(control_plane, NO_RULE))
         yield Shelf(connection, control_plane, telegram, bot_api, chat_id, keep, tmp_path)
         bot_api.reset()
 

@@ -20,6 +20,7 @@ from sandbox.compare import compare_schemas
 from sandbox.postgres import SUPERUSER, newest_bin_directory
 from sandbox.stack import allow_dump
 from sandbox.tenants import create_small_tenant
+from services.uploader.lane import Lane
 from services.uploader.sender import Sender
 from services.uploader.upload import Upload
 from shared.contracts.job import Compression, Format, StageGroup
@@ -30,6 +31,7 @@ from shared.telegram.client import open_telegram
 from tests.conftest import BOT_TOKEN
 from tests.integration.export_plant import UNUSUAL, Plant, plant_on, url_as
 from tests.integration.jobs_in import claim, copied_database
+from tests.integration.upload_plant import NO_RULE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -137,7 +139,7 @@ async def ferry(
         await allow_dump(plant.owner, "tenant_demo")
         await plant.add_project("demo")
         await telegram.introduce()
-        sender = Sender(database, telegram, [next(unused_chats)])
+        sender = Sender(database, telegram, [next(unused_chats)], Lane(database, NO_RULE))
         upload = Upload(database, plant.spool, sender, Signer.of([SIGNING_KEY], purpose=MANIFEST))
         yield Ferry(plant, upload, target_url)
 

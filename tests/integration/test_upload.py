@@ -229,7 +229,7 @@ async def test_parts_are_spread_over_the_chats_in_turn(
 ) -> None:
     """The manifest goes to the first; it says where each part is."""
     chats = [plant.chat_id, next(unused_chats)]
-    sender = Sender(plant.database, plant.telegram, chats)
+    sender = Sender(plant.database, plant.telegram, chats, plant.upload.sender.lane)
     claim = await plant.claimed(sizes=(500, 400, 300, 200))
 
     await Upload(plant.database, plant.spool, sender, plant.upload.signer)(claim, Progress())
@@ -624,7 +624,7 @@ async def test_a_job_whose_dump_is_lost_begins_again_at_the_dump(plant: Plant) -
 async def test_a_chat_that_does_not_exist_fails_the_job(plant: Plant) -> None:
     """At once, with event and dead letter; the token is in neither."""
     dump = await plant.dumped()
-    sender = Sender(plant.database, plant.telegram, [-5])
+    sender = Sender(plant.database, plant.telegram, [-5], plant.upload.sender.lane)
     nowhere = replace(plant, upload=replace(plant.upload, sender=sender))
 
     async with working(nowhere):

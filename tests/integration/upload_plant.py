@@ -27,11 +27,14 @@ from shared.runtime.worker import Progress, Worker
 from shared.storage.attempts import Attempts
 from shared.storage.database import Database
 from shared.storage.jobs import Job
+from shared.storage.lanes import LaneRule
 from shared.storage.spool import Prefix, Spool, part_name
 from shared.telegram.client import TelegramChatStore
 from tests.integration.jobs_in import add_job, claim, dump_of, find, lapse, must_claim
 from tests.waiting import eventually
 
+#: Of a stand-in that takes whatever comes.
+NO_RULE = LaneRule(messages=0)
 SIZES = (3000, 2000, 1000)
 SIGNING_KEY = "a signing key of the tests, long enough to be one"
 FACTS = Facts(tables=(TableRows(name="secret_salaries", rows=7),), warnings=("a secret warning",))

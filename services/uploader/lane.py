@@ -1,0 +1,68 @@
+"""Takes a turn in a lane before each post, so that Telegram need never ask us to wait."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from services.uploader.metrics import LANE_WAIT_SECONDS
+from shared.contracts.errors import Unavailable
+from shared.storage.database import Database
+from shared.storage.lanes import LaneRule
+
+#: Between two looks of who stands in line and does not know when his turn comes.
+_LOOK_SECONDS = 1.0
+_LEAST_SECONDS = 0.02
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    database: Database
+    rule: LaneRule
+    owner: str = field(default_factory=_owner)
+
+    @asynccontextmanager
+    async def turn(self, bot_id: int, chat_id: int, job_id: UUID | None) -> AsyncIterator[None]:
+        """Make one post in the block, when it is this job's turn. Raises Unavailable before it."""
+        if not self.rule.messages:
+            yield
+            return
+        entry = await self._opened(bot_id, chat_id, job_id)
+        try:
+            yield
+        finally:
+            with suppress(Unavailable):  # its own lease ends it later
+                async with self.database.session() as session:
+                    await session.lanes.end(entry)
+
+    async def flooded(self, bot_id: int, chat_id: int, seconds: float) -> None:
+        """Telegram asks to wait: nobody may post before."""
+        if not self.rule.messages:
+            await asyncio.sleep(seconds)
+            return
+        async with self.database.session() as session:
+            await session.lanes.close(bot_id, chat_id, owner=self.owner, seconds=seconds)
+
+    async def _opened(self, bot_id: int, chat_id: int, job_id: UUID | None) -> int:
+        with LANE_WAIT_SECONDS.time():
+            while True:
+                async with self.database.transaction() as transaction:
+                    place = await transaction.lanes.reserve(
+                        bot_id, chat_id, job_id=job_id, owner=self.owner, rule=self.rule
+                    )
+                if place.opened:
+                    return place.id
+                await asyncio.sleep(_until_the_next_look(place.seconds, self.rule))
+
+
+def _until_the_next_look(seconds: float | None, rule: LaneRule) -> float:
+    """When an entry leaves the window; sooner where one may end meanwhile, or somebody ahead goes away."""
+    longest = min(_LOOK_SECONDS, rule.window_seconds / 4)
+    return longest if seconds is None else min(longest, max(_LEAST_SECONDS, seconds))

@@ -1,0 +1,205 @@
+"""Turns in the lane of a chat: on one ledger, whoever and wherever the posting processes are."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from sandbox.bot_api.process import BotApi
+from services.uploader.lane import Lane
+from shared.storage.database import Database, open_database
+from shared.storage.lanes import LaneRule
+from shared.telegram.client import open_telegram
+from tests.conftest import BOT_TOKEN
+from tests.integration.jobs_in import lapse
+from tests.integration.upload_plant import Plant
+from tests.waiting import eventually
+
+BOT, CHAT = 7, -1007
+#: Telegram's 20 in 60 s at 1:100.
+HUNDREDTH = LaneRule(20, 0.6)
+ONE = LaneRule(1, 0.05)
+
+_ENTRIES = "SELECT state FROM control_plane.lane_entries ORDER BY id"
+
+
+@pytest.fixture(scope="module")
+def control_plane_url(home: str) -> str:
+    """One database for all tests here."""
+    return home
+
+
+@pytest.fixture(autouse=True)
+async def empty_ledger(connection: asyncpg.Connection) -> None:
+    """No lane has been used."""
+    await connection.execute("TRUNCATE control_plane.lane_entries")
+
+
+@pytest.fixture
+async def other(control_plane_url: str) -> AsyncIterator[Database]:
+    """The database as another process has it."""
+    async with open_database(control_plane_url, name="other") as database:
+        yield database
+
+
+@pytest.fixture
+def strict_api(tmp_path: Path) -> Iterator[BotApi]:
+    """A stand-in that refuses the 21st message in 0.6 s."""
+    with BotApi(tmp_path / "strict", tokens=[BOT_TOKEN], chats=[CHAT], window_seconds=0.6) as api:
+        yield api
+
+
+async def states(connection: asyncpg.Connection) -> list[str]:
+    return [record["state"] for record in await connection.fetch(_ENTRIES)]
+
+
+async def test_many_posts_of_two_processes_are_never_too_many(
+    control_plane: Database, other: Database, strict_api: BotApi, tmp_path: Path
+) -> None:
+    """A chat takes 20 in a window, at once if they come at once; nobody is ever asked to wait."""
+    path = tmp_path / "document"
+    path.write_bytes(b"a part")
+    lanes = [Lane(control_plane, HUNDREDTH, "first"), Lane(other, HUNDREDTH, "second")]
+    async with open_telegram(BOT_TOKEN, strict_api.url) as telegram:
+        await telegram.introduce()
+
+        async def post(lane: Lane, job_id: UUID, number: int) -> None:
+            for _ in range(number):
+                async with lane.turn(BOT, CHAT, job_id):
+                    await telegram.send(path, chat_id=CHAT, filename="part", caption=None)
+
+        await asyncio.gather(*(post(lane, uuid4(), 10) for lane in lanes for _ in range(4)))
+
+    assert strict_api.calls()["sendDocument"] == {200: 80}
+
+
+async def test_the_rule_is_what_keeps_the_chat_from_refusing(
+    control_plane: Database, strict_api: BotApi, tmp_path: Path
+) -> None:
+    """Without a turn the 21st is refused: the stand-in can tell."""
+    path = tmp_path / "document"
+    path.write_bytes(b"a part")
+    lane = Lane(control_plane, LaneRule(messages=0))
+    async with open_telegram(BOT_TOKEN, strict_api.url) as telegram:
+        await telegram.introduce()
+
+        async def post() -> None:
+            async with lane.turn(BOT, CHAT, uuid4()):
+                await telegram.send(path, chat_id=CHAT, filename="part", caption=None)
+
+        ended = await asyncio.gather(*(post() for _ in range(30)), return_exceptions=True)
+
+    assert len([error for error in ended if error is not None]) >= 1
+    assert 429 in strict_api.calls()["sendDocument"]
+
+
+async def test_a_small_job_comes_between_the_parts_of_a_large_one(
+    control_plane: Database, other: Database
+) -> None:
+    """Whoever has had a turn stands in line again behind those who wait."""
+    turns: list[str] = []
+    small_waits = asyncio.Event()
+
+    async def post(lane: Lane, name: str, number: int) -> None:
+        job_id = uuid4()
+        for _ in range(number):
+            async with lane.turn(BOT, CHAT, job_id):
+                turns.append(name)
+                if name == "large" and len(turns) == 3:
+                    small_waits.set()
+
+    async def small() -> None:
+        await small_waits.wait()
+        await post(Lane(other, ONE, "second"), "small", 3)
+
+    await asyncio.gather(post(Lane(control_plane, ONE, "first"), "large", 20), small())
+
+    first = turns.index("small")
+    assert first <= 4
+    assert turns[first : first + 5].count("small") >= 2
+
+
+async def test_who_is_asked_to_wait_closes_the_lane_for_all(control_plane: Database, other: Database) -> None:
+    """Another chat's lane stays open."""
+    began = time.monotonic()
+    await Lane(control_plane, HUNDREDTH, "first").flooded(BOT, CHAT, 1)
+    lane = Lane(other, HUNDREDTH, "second")
+    async with lane.turn(BOT, CHAT - 1, uuid4()):
+        elsewhere = time.monotonic() - began
+
+    async with lane.turn(BOT, CHAT, uuid4()):
+        here = time.monotonic() - began
+
+    assert elsewhere < 1 <= here + 0.05
+
+
+async def test_the_turn_of_a_dead_worker_ends_with_its_lease(
+    plant: Plant, other: Database, connection: asyncpg.Connection
+) -> None:
+    """Nobody takes its place before; after a window the lane is as it was."""
+    claim = await plant.claimed()
+    dead = Lane(plant.database, ONE, "dead")
+    turn = dead.turn(BOT, CHAT, claim.job_id)
+    await turn.__aenter__()
+    waiting = asyncio.create_task(_one_turn(Lane(other, ONE, "second")))
+
+    async def waits() -> bool:
+        return "waiting" in await states(connection)
+
+    await eventually(waits)
+    assert await states(connection) == ["open", "waiting"]
+
+    await lapse(connection, claim.job_id)
+
+    await asyncio.wait_for(waiting, 10)
+
+
+async def test_the_successor_of_a_dead_worker_ends_its_turn(
+    plant: Plant, connection: asyncpg.Connection
+) -> None:
+    """A job makes one post at a time."""
+    claim = await plant.claimed()
+    await Lane(plant.database, ONE, "dead").turn(BOT, CHAT, claim.job_id).__aenter__()
+    successor = await plant.claim_after(claim)
+
+    async with asyncio.timeout(10), Lane(plant.database, ONE, "next").turn(BOT, CHAT, successor.job_id):
+        assert sorted(await states(connection)) == ["open"]
+
+
+async def test_who_gives_up_waiting_holds_up_nobody(
+    control_plane: Database, connection: asyncpg.Connection
+) -> None:
+    """A reservation that nobody renews is dropped."""
+    lane = Lane(control_plane, ONE, "first")
+    async with lane.turn(BOT, CHAT, uuid4()):
+        given_up = asyncio.create_task(_one_turn(Lane(control_plane, ONE, "second")))
+
+        async def waits() -> bool:
+            return "waiting" in await states(connection)
+
+        await eventually(waits)
+        given_up.cancel()
+    await connection.execute(
+        "UPDATE control_plane.lane_entries SET lease_until = now() WHERE state = 'waiting'"
+    )
+
+    async with asyncio.timeout(10):
+        await _one_turn(lane)
+
+
+async def test_without_a_rule_nothing_is_written(
+    control_plane: Database, connection: asyncpg.Connection
+) -> None:
+    """For a Bot API server of one's own."""
+    await _one_turn(Lane(control_plane, LaneRule(messages=0)))
+
+    assert await states(connection) == []
+
+
+async def _one_turn(lane: Lane) -> None:
+    async with lane.turn(BOT, CHAT, uuid4()):
+        pass
