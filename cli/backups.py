@@ -4,6 +4,7 @@ Only `fetch` loads the Telegram library.
 """
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +13,12 @@ from uuid import UUID
 import typer
 
 from cli.output import counted, show_fields, show_json, show_table, size_of
-from cli.run import CannotDo, control_plane, finished, settings_or_exit
+from cli.run import CannotDo, control_plane, finished, settings_or_exit, user
 from cli.settings import FetchSettings
 from shared.contracts.job import Compression, Format
 from shared.contracts.manifest import Manifest
 from shared.storage.backups import Backup
+from shared.storage.expiry import Due, Expiry
 
 app = typer.Typer(no_args_is_help=True, help="List backups, and bring one back from the chat.")
 
@@ -98,6 +100,41 @@ def fetch(
     typer.echo(note_for_older_servers(manifest.dump.client_version), err=True, nl=False)
 
 
+@app.command()
+def expire(
+    project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go, and why.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """End the backups whose time is over; an uploader then takes their documents out of the chat.
+
+    Uploaders do the same by themselves. The newest good backup of a project is kept, however old.
+
+    Example: pgferry backups expire --dry-run
+    """
+    due = finished(_expire(project, dry_run=dry_run))
+    rows = [asdict(one) | {"why": _why(one)} for one in due]
+    if as_json:
+        show_json(rows)
+    else:
+        show_table(
+            ("BACKUP", "PROJECT", "CREATED", "EXPIRED", "GOES", "WHY"), [tuple(row.values()) for row in rows]
+        )
+
+
+def _why(due: Due) -> str:
+    return "its time is over" if due.goes else "the newest good backup of its project is kept"
+
+
+async def _expire(project: str | None, *, dry_run: bool) -> Sequence[Due]:
+    async with control_plane() as database:
+        expiry = Expiry(database, actor=user())
+        due = await expiry.due(project)
+        while not dry_run and await expiry.expire(project):
+            pass
+        return due
+
+
 def restore_lines(manifest: Manifest, folder: Path) -> str:
     """The standard commands that restore this backup into an empty database.
 
@@ -140,4 +177,7 @@ async def _fetch(backup_id: UUID, to: Path) -> Manifest:
     from cli.fetch import fetch_backup  # noqa: PLC0415 - see the module's docstring
 
     settings = settings_or_exit(FetchSettings)
-    return await fetch_backup(settings, await _find(backup_id), to)
+    backup = await _find(backup_id)
+    if backup.status != "stored":
+        raise CannotDo(f"backup {backup_id} is {backup.status}: its documents are taken out of the chat")
+    return await fetch_backup(settings, backup, to)

@@ -5,8 +5,6 @@ where it was: the broker takes back what was not acknowledged.
 """
 
 import asyncio
-import getpass
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -15,7 +13,7 @@ from dataclasses import dataclass, field
 
 import typer
 
-from cli.run import control_plane, refuse_url, settings_or_exit
+from cli.run import control_plane, refuse_url, settings_or_exit, user
 from cli.settings import BrokerSettings, LetterSettings
 from shared.contracts.letter import Letter
 from shared.messaging.letters import Boxes, open_boxes
@@ -77,7 +75,7 @@ async def look(selection: Selection, see: Callable[[Letter], None]) -> None:
 async def requeue(selection: Selection, tally: Tally, *, rate: float) -> None:
     """Put the selection's letters back to work, at most `rate` in a second; `tally` grows meanwhile."""
     async with _deciding() as database:
-        one = Requeue(database, _user())
+        one = Requeue(database, user())
         pace = Pace(rate)
 
         async def decide(letter: Letter) -> Decided:
@@ -91,7 +89,7 @@ async def requeue(selection: Selection, tally: Tally, *, rate: float) -> None:
 async def discard(selection: Selection, tally: Tally) -> None:
     """Throw the selection's letters away; `tally` grows meanwhile."""
     async with _deciding() as database:
-        one = Discard(database, _user())
+        one = Discard(database, user())
 
         async def decide(letter: Letter) -> Decided:
             await one(letter)
@@ -156,11 +154,3 @@ async def _boxes() -> AsyncIterator[Boxes]:
         except ValueError:
             refuse_url("AMQP_URL")
         yield boxes
-
-
-def _user() -> str:
-    """Who is logged in; a container may know only a number."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())

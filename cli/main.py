@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import backups, catalogue, dlq, jobs, keys
+from cli import backups, catalogue, dlq, doctor, jobs, keys
 from cli.run import control_plane, fail, finished, settings_or_exit
 from cli.settings import BrokerSettings, DevelopmentSettings
 
@@ -31,6 +31,7 @@ app.command()(jobs.export)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(backups.app, name="backups")
 app.add_typer(catalogue.app, name="catalogue")
+app.add_typer(doctor.app, name="doctor")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(keys.app, name="keys")
 app.add_typer(broker_app, name="broker")

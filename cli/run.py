@@ -4,7 +4,9 @@
 """
 
 import asyncio
+import getpass
 import logging
+import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, TypeVar
@@ -84,3 +86,11 @@ def _postgres_says(error: asyncpg.PostgresError) -> str:
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
         return f"control_plane is not of this version ({error}); run: pgferry migrate"
     return f"PostgreSQL refused: {error}"
+
+
+def user() -> str:
+    """Who is logged in; a container may know only a number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

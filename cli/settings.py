@@ -35,6 +35,13 @@ class RebuildSettings(DatabaseSettings, CatalogueSettings):
     """Enough to fill a control plane from the chat."""
 
 
+class DoctorSettings(StoreSettings):
+    """What an uploader is told of Telegram."""
+
+    chat_ids: Annotated[tuple[int, ...], *Separated] = Field(alias="TELEGRAM_CHAT_ID", min_length=1)
+    """The chats to look at."""
+
+
 class DevelopmentSettings(Settings):
     development: bool = Field(default=False, alias="PGFERRY_DEV")
     """Allows what must never run in production, such as issuing tokens."""

@@ -41,7 +41,7 @@ GRANT SELECT ON control_plane.projects TO pgferry_exporter;
 GRANT UPDATE (status, superseded_at) ON control_plane.backup_parts TO pgferry_exporter;
 
 -- The uploader records.
-GRANT INSERT ON control_plane.backups TO pgferry_uploader;
+GRANT INSERT, UPDATE (status, expiring_at, deleted_at, revision) ON control_plane.backups TO pgferry_uploader;
 GRANT INSERT, UPDATE ON control_plane.backup_parts TO pgferry_uploader;
 GRANT INSERT ON control_plane.suspected_sends TO pgferry_uploader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.lane_entries TO pgferry_uploader;

@@ -15,6 +15,7 @@ from shared.runtime.dependencies import Dependencies
 from shared.runtime.process import start_service
 from shared.runtime.signing import MANIFEST, Signer
 from shared.runtime.stopping import Stopping
+from shared.storage.expiry import expiry_of
 from shared.storage.lanes import LaneRule
 from shared.storage.retention import retention_of
 from shared.telegram.client import open_telegram
@@ -43,6 +44,7 @@ async def main(settings: UploaderSettings, stopping: Stopping) -> None:
             ),
             Wake(process.wake),
             retention_of(process.database, settings),
+            expiry_of(process.database),
             removal_of(process.database, telegram),
             *catalogue_duties(process.database, telegram, settings, lane),
         )

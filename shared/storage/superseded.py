@@ -11,18 +11,18 @@ from uuid import UUID
 
 from shared.storage.database import Database
 
-# The wall behind the fences: what a backup names is never deleted, whatever its rows say.
+# The wall behind the fences: what a live backup names is never deleted, whatever its rows say.
 _NO_BACKUP = """
     NOT EXISTS (SELECT FROM control_plane.backups AS backup
                  WHERE backup.job_id = part.job_id AND backup.dump_fence = part.dump_fence
-                   AND backup.status <> 'deleted')
+                   AND backup.status NOT IN ('expiring', 'deleted', 'remote_remains'))
 """
 
 NEXT = f"""
     SELECT job_id, dump_fence, kind, index, chat_id, message_id, now() - sent_at AS age
       FROM control_plane.backup_parts AS part
      WHERE status = 'superseded' AND bot_id = $1 AND message_id IS NOT NULL AND {_NO_BACKUP}
-     ORDER BY superseded_at
+     ORDER BY superseded_at, job_id, kind, index
      LIMIT $2
 """
 

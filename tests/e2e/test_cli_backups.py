@@ -269,3 +269,71 @@ async def _differences(source_url: str, copy_url: str) -> tuple[str, ...]:
     finally:
         await source.close()
         await copy.close()
+
+
+async def test_the_newest_backup_is_kept_when_its_time_is_over(ferry: Ferry) -> None:
+    """`expire` says so; a dry run changes nothing, and here the other does neither."""
+    connection = await asyncpg.connect(ferry.stack.database_url)
+    await connection.execute("UPDATE control_plane.backups SET expires_at = now() - interval '1 day'")
+    await connection.close()
+
+    dry, real, shown, others = await asyncio.gather(
+        ferry.run("backups", "expire", "--dry-run"),
+        ferry.run("backups", "expire", "--json"),
+        ferry.run("backups", "show", ferry.backup_id, "--json"),
+        ferry.run("backups", "expire", "--project", "other", "--json"),
+    )
+
+    line = dry.out.splitlines()[1]
+    assert line.split()[:2] == [ferry.backup_id, "acme"]
+    assert line.endswith("the newest good backup of its project is kept")
+    assert [(due["id"], due["goes"]) for due in real.json()] == [(ferry.backup_id, False)]
+    assert (shown.json()["status"], others.json()) == ("stored", [])
+
+
+async def test_what_is_taken_out_of_the_chat_is_not_fetched(ferry: Ferry, tmp_path: Path) -> None:
+    """One sentence says why."""
+    connection = await asyncpg.connect(ferry.stack.database_url)
+    change = "UPDATE control_plane.backups SET status = $1"
+    await connection.execute(change, "expiring")
+    try:
+        said = await ferry.fetch(tmp_path / "back")
+    finally:
+        await connection.execute(change, "stored")
+        await connection.close()
+
+    assert said.code == 1
+    assert "is expiring: its documents are taken out of the chat" in said.err
+
+
+async def test_the_doctor_tries_each_right_of_the_bot(ferry: Ferry) -> None:
+    """What it posted is gone again."""
+    before = [message for message in ferry.bot_api.messages(CHAT_ID) if not message.deleted]
+
+    said = await ferry.run("doctor", "telegram")
+
+    assert said.code == 0
+    results = [line.split() for line in said.out.splitlines()[1:]]
+    names = ["post", "fetch", "edit", "pin", "unpin", "delete"]
+    assert results == [[str(CHAT_ID), name, "ok"] for name in names]
+    assert [message for message in ferry.bot_api.messages(CHAT_ID) if not message.deleted] == before
+
+
+async def test_the_doctor_says_what_is_lost_without_a_right(ferry: Ferry) -> None:
+    """The other checks are made all the same, and it ends with 1."""
+    ferry.bot_api.refuse("pinChatMessage", times=1, status=400)
+
+    said = await ferry.run("doctor", "telegram", "--json")
+
+    assert said.code == 1
+    problems = {check["check"]: check["problem"] for check in said.json() if check["problem"]}
+    assert list(problems) == ["pin"]
+    assert "The catalogue is not found without the database" in problems["pin"]
+
+
+async def test_the_doctor_ends_where_the_bot_may_not_post(ferry: Ferry) -> None:
+    """Nothing else can be tried then."""
+    said = await ferry.run("doctor", "telegram", "--json", TELEGRAM_CHAT_ID="-5")
+
+    assert said.code == 1
+    assert [check["check"] for check in said.json()] == ["post"]

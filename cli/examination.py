@@ -1,0 +1,88 @@
+"""Finds out what the bot may do in a chat, by doing it; `pgferry doctor telegram` calls it.
+
+A document of one line is posted, fetched, edited, pinned, unpinned and deleted again.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from cli.run import CannotDo
+from cli.settings import DoctorSettings
+from shared.contracts.errors import Failure
+from shared.telegram.client import SentDocument, TelegramChatStore, open_telegram
+from shared.telegram.errors import FloodWait
+from shared.telegram.pins import Pins
+from shared.telegram.removal import Removal
+
+_CONTENT: Final = b"pgferry doctor: this document is deleted again\n"
+_LOST: Final = {
+    "post": "Nothing can be stored here: make the bot an administrator that may post messages.",
+    "fetch": "What is stored here cannot be brought back.",
+    "edit": "What is older than 48 hours cannot be taken out of the chat: let the bot edit messages.",
+    "pin": "The catalogue is not found without the database: let the bot edit (or pin) messages.",
+    "unpin": "Old catalogues stay pinned: let the bot edit (or pin) messages.",
+    "delete": "Expired backups stay in the chat: let the bot delete messages.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`problem` is None for what is well; else what is wrong, and what is lost by it."""
+
+    chat_id: int
+    check: str
+    problem: str | None
+
+
+async def examined(settings: DoctorSettings) -> list[Check]:
+    async with open_telegram(settings.bot_token.get_secret_value(), settings.telegram_api_url) as store:
+        await store.introduce()
+        return [check for chat_id in settings.chat_ids for check in await Examination(store, chat_id)()]
+
+
+@dataclass(slots=True)
+class Examination:
+    """Of one chat; what was posted is deleted at the end, if the bot may."""
+
+    store: TelegramChatStore
+    chat_id: int
+    checks: list[Check] = field(default_factory=list)
+    _sent: SentDocument | None = None
+
+    async def __call__(self) -> list[Check]:
+        with tempfile.TemporaryDirectory(prefix="pgferry-") as directory:
+            await self._check("post", partial(self._post, Path(directory, "sent")))
+            if self._sent is None:
+                return self.checks
+            await self._check("fetch", partial(self._fetch, self._sent, Path(directory, "back")))
+        message_id, pins, removal = self._sent.message_id, Pins(self.store.bot), Removal(self.store.bot)
+        await self._check("edit", partial(removal.replace_by_tombstone, self.chat_id, message_id))
+        await self._check("pin", partial(pins.pin, self.chat_id, message_id))
+        await self._check("unpin", partial(pins.unpin, self.chat_id, message_id))
+        await self._check("delete", partial(removal.delete, self.chat_id, [message_id]))
+        return self.checks
+
+    async def _check(self, name: str, call: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await call()
+        except FloodWait as wait:
+            raise CannotDo(f"Telegram asks to wait {wait.seconds:.0f} s; ask again then") from None
+        except Failure as error:
+            self.checks.append(Check(self.chat_id, name, f"{error.sentence} {_LOST[name]}"))
+        else:
+            self.checks.append(Check(self.chat_id, name, None))
+
+    async def _post(self, path: Path) -> None:
+        path.write_bytes(_CONTENT)  # noqa: ASYNC240 - nothing else runs beside this command
+        self._sent = await self.store.send(
+            path, chat_id=self.chat_id, filename="pgferry-doctor.txt", caption=None
+        )
+
+    async def _fetch(self, sent: SentDocument, target: Path) -> None:
+        if await self.store.fetch(sent.file_id, target) != hashlib.sha256(_CONTENT).hexdigest():
+            raise CannotDo("a document that was just posted came back altered")
