@@ -20,14 +20,15 @@ LOCK = (
     "SELECT pg_advisory_xact_lock(hashtextextended(format('pgferry lane %s %s', $1::bigint, $2::bigint), 0))"
 )
 
-# A holder whose job is no longer its own is dead or frozen; its call ends now at the latest that we know of.
+# A holder whose job is no longer its own is dead or frozen, and a job makes one call at a time: who asks for
+# the next one has none open.
 END_DEAD = """
     UPDATE control_plane.lane_entries AS entry SET state = 'ended', ended_at = clock_timestamp()
      WHERE bot_id = $1 AND chat_id = $2 AND state = 'open'
        AND (lease_until < now()
             OR EXISTS (SELECT FROM control_plane.jobs AS job
                         WHERE job.id = entry.job_id AND coalesce(job.lease_until < now(), true))
-            OR (job_id = $3 AND owner <> $4))
+            OR job_id = $3)
 """
 
 PRUNE = """
@@ -109,7 +110,7 @@ class Lanes:
         """Stand in line, or stay there, and open the entry when it is this one's turn."""
         lane = (bot_id, chat_id)
         await self._executor.execute(LOCK, *lane)
-        await self._executor.execute(END_DEAD, *lane, job_id, owner)
+        await self._executor.execute(END_DEAD, *lane, job_id)
         await self._executor.execute(PRUNE, *lane, rule.window_seconds)
         entry = await self._executor.fetchval(WAIT, *lane, job_id, owner, WAITING_SECONDS)
         record = await self._executor.fetchrow(

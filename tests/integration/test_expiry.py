@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
 import pytest
 
+from services.uploader.lane import Lane
 from services.uploader.removal import Remover
+from shared.storage.database import open_database
 from shared.storage.expiry import KINDS, Expiry
+from shared.storage.lanes import LaneRule
 from shared.storage.superseded import SupersededParts
 from shared.telegram.removal import Removal
 from tests.integration.upload_plant import Plant
@@ -150,6 +154,28 @@ async def test_what_remains_in_the_chat_is_told(plant: Plant) -> None:
 
     assert await status(plant, old) == "remote_remains"
     assert json.loads((await audit(plant))[-1]["detail"]) == {"documents_left": 1}
+
+
+async def test_the_uploaders_role_may_do_all_of_it(
+    plant: Plant, control_plane_url: str, role_passwords: dict[str, str]
+) -> None:
+    """deploy/sql/roles.sql grants what expiry, removal and lanes need."""
+    old = await stored(plant)
+    await stored(plant)
+    parts = urlsplit(control_plane_url)
+    login = f"pgferry_uploader:{role_passwords['uploader']}@{parts.hostname}:{parts.port}"
+    async with open_database(urlunsplit(parts._replace(netloc=login)), name="uploader") as database:
+        removal = Remover(SupersededParts(database, plant.telegram.bot_id), Removal(plant.telegram.bot))
+        await Expiry(database)()
+        await removal()
+        await Expiry(database)()
+        lane = Lane(database, LaneRule(1, 0.05))
+        for _ in range(2):
+            async with lane.turn(plant.telegram.bot_id, plant.chat_id, old):
+                pass
+        await lane.flooded(plant.telegram.bot_id, plant.chat_id, 0.01)
+
+    assert await status(plant, old) == "deleted"
 
 
 async def test_a_round_that_ended_anywhere_is_gone_on_with(plant: Plant) -> None:
