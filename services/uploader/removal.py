@@ -16,7 +16,7 @@ from shared.runtime.reconciler import Duty
 from shared.storage.database import Database
 from shared.storage.superseded import Removed, Superseded, SupersededParts
 from shared.telegram.client import TelegramChatStore
-from shared.telegram.errors import FloodWait
+from shared.telegram.errors import BAD_REQUEST, FloodWait
 from shared.telegram.removal import DELETABLE_SECONDS, DELETED_AT_ONCE, Removal
 
 KINDS = ("deleted", "replaced", "remains", "suspected")
@@ -33,8 +33,8 @@ class Remover:
     removal: Removal
 
     async def __call__(self) -> Mapping[str, int]:
-        """One round. Raises a Failure when Telegram or the database is not reached; who is told to wait ends
-        the round.
+        """One round. Raises a Failure when Telegram or the database is not reached, or the bot may not use
+        the chat; who is told to wait ends the round.
         """
         counts = dict.fromkeys(KINDS, 0)
         counts["suspected"] = await self.parts.settle_unanswered()
@@ -66,7 +66,8 @@ class Remover:
         """Delete them; returns those that Telegram does not let us delete."""
         try:
             await self.removal.delete(chat_id, [part.message_id for part in parts])
-        except PermanentError:
+        except PermanentError as error:
+            _require_about_the_document(error)
             return parts
         await self.parts.mark(parts, Removed.DELETED)
         counts["deleted"] += len(parts)
@@ -76,6 +77,7 @@ class Remover:
         try:
             await self.removal.replace_by_tombstone(part.chat_id, part.message_id)
         except PermanentError as error:
+            _require_about_the_document(error)
             log.warning(
                 "a document stays in the chat and is for a person to delete",
                 chat_id=part.chat_id,
@@ -87,6 +89,14 @@ class Remover:
             return
         await self.parts.mark([part], Removed.DELETED)
         counts["replaced"] += 1
+
+
+def _require_about_the_document(error: PermanentError) -> None:
+    """A bot that was removed from the chat, or whose token is unknown, says nothing of a document: the round
+    ends, and the next one finds all as it was.
+    """
+    if error.code != BAD_REQUEST:
+        raise error
 
 
 def removal_of(database: Database, telegram: TelegramChatStore) -> Duty:

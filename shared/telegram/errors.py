@@ -25,6 +25,9 @@ class FloodWait(Exception):
         self.seconds = seconds
 
 
+#: Of a request that Telegram understood and will not carry out, whatever was meant by it.
+BAD_REQUEST = "telegram_bad_request"
+
 #: 400s that pass by themselves: Telegram's own "also includes all 5xx and 429 errors".
 _PASSING_400 = "temporarily unavailable"
 
@@ -71,9 +74,7 @@ def speaking_to_telegram(what: str) -> Iterator[None]:
     except BadRequest as error:
         if _PASSING_400 in error.message.lower():
             raise TemporaryError("telegram_unavailable", f"Telegram could not {what} now.") from error
-        raise PermanentError(
-            "telegram_bad_request", f"Telegram refused to {what}: {error.message}."
-        ) from error
+        raise PermanentError(BAD_REQUEST, f"Telegram refused to {what}: {error.message}.") from error
     except telegram.error.TelegramError as error:
         raise _failure_of(error, what) from error
 

@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 
 from services.uploader.removal import KINDS, Remover
-from shared.contracts.errors import Failure, TemporaryError, Unavailable
+from shared.contracts.errors import Failure, PermanentError, TemporaryError, Unavailable
 from shared.contracts.job import Claim
 from shared.storage.superseded import SupersededParts
 from shared.telegram.removal import DELETED_AT_ONCE, Removal
@@ -207,6 +207,20 @@ async def test_what_can_be_neither_deleted_nor_replaced_is_recorded(plant: Plant
 
     assert (counts["remains"], counts["replaced"]) == (1, 2)
     assert sorted(await statuses(plant, claim)) == ["deleted", "deleted", "deleted", "remote_remains"]
+
+
+@pytest.mark.parametrize("method", ["deleteMessages", "editMessageMedia"])
+async def test_a_bot_that_was_removed_gives_nothing_up(plant: Plant, method: str) -> None:
+    """It says nothing of the documents: when the bot is back they are deleted."""
+    claim = await given_up(plant)
+    if method == "editMessageMedia":
+        plant.api.refuse("deleteMessages", times=1, status=400)
+    plant.api.refuse(method, times=1, status=403)
+    with pytest.raises(PermanentError):
+        await remover(plant)()
+    assert (await statuses(plant, claim))[:3] == ["superseded"] * 3
+
+    assert (await remover(plant)())["deleted"] == 3
 
 
 async def test_a_deletion_whose_answer_was_lost_is_repeated(plant: Plant) -> None:
