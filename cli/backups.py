@@ -20,7 +20,9 @@ from shared.contracts.manifest import Manifest
 from shared.storage.backups import Backup
 from shared.storage.expiry import Due, Expiry
 
-app = typer.Typer(no_args_is_help=True, help="List backups, bring one back from the chat, end those whose time is over.")
+app = typer.Typer(
+    no_args_is_help=True, help="List backups, bring one back from the chat, end those whose time is over."
+)
 
 BackupId = Annotated[UUID, typer.Argument(help="As `pgferry backups list` shows it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
