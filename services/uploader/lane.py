@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from services.uploader.metrics import LANE_WAIT_SECONDS
 from shared.contracts.errors import Unavailable
@@ -30,11 +30,14 @@ class Lane:
 
     @asynccontextmanager
     async def turn(self, bot_id: int, chat_id: int, job_id: UUID | None) -> AsyncIterator[None]:
-        """Make one post in the block, when it is this job's turn. Raises Unavailable before it."""
+        """Make one post in the block, when it is this job's turn. Raises Unavailable before it.
+
+        A post for no job stands in line by itself.
+        """
         if not self.rule.messages:
             yield
             return
-        entry = await self._opened(bot_id, chat_id, job_id)
+        entry = await self._opened(bot_id, chat_id, job_id or uuid4())
         try:
             yield
         finally:
@@ -50,7 +53,7 @@ class Lane:
         async with self.database.session() as session:
             await session.lanes.close(bot_id, chat_id, owner=self.owner, seconds=seconds)
 
-    async def _opened(self, bot_id: int, chat_id: int, job_id: UUID | None) -> int:
+    async def _opened(self, bot_id: int, chat_id: int, job_id: UUID) -> int:
         with LANE_WAIT_SECONDS.time():
             while True:
                 async with self.database.transaction() as transaction:

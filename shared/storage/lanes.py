@@ -104,10 +104,11 @@ class Lanes:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
-    async def reserve(
-        self, bot_id: int, chat_id: int, *, job_id: UUID | None, owner: str, rule: LaneRule
-    ) -> Place:
-        """Stand in line, or stay there, and open the entry when it is this one's turn."""
+    async def reserve(self, bot_id: int, chat_id: int, *, job_id: UUID, owner: str, rule: LaneRule) -> Place:
+        """Stand in line, or stay there, and open the entry when it is this one's turn.
+
+        `job_id` tells who asks again from who comes new; who posts for no job takes any id of its own.
+        """
         lane = (bot_id, chat_id)
         await self._executor.execute(LOCK, *lane)
         await self._executor.execute(END_DEAD, *lane, job_id)

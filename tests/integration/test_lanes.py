@@ -26,6 +26,7 @@ HUNDREDTH = LaneRule(20, 0.6)
 ONE = LaneRule(1, 0.05)
 
 _ENTRIES = "SELECT state FROM control_plane.lane_entries ORDER BY id"
+_NEWEST_RENEWAL = "SELECT max(lease_until) FROM control_plane.lane_entries WHERE state = 'waiting'"
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,24 @@ async def test_who_gives_up_waiting_holds_up_nobody(
         await _one_turn(lane)
 
 
+async def test_a_post_for_no_job_stands_in_line_once(
+    control_plane: Database, connection: asyncpg.Connection
+) -> None:
+    """However often it looks whether it is its turn: what stood there twice would hold up all others."""
+    renewals: set[object] = set()
+    async with Lane(control_plane, ONE, "first").turn(BOT, CHAT, uuid4()):
+        waiting = asyncio.create_task(_turn_of_no_job(Lane(control_plane, ONE, "catalogue")))
+
+        async def has_looked_thrice() -> bool:
+            renewals.add(await connection.fetchval(_NEWEST_RENEWAL))
+            return len(renewals - {None}) >= 3
+
+        await eventually(has_looked_thrice)
+
+        assert sorted(await states(connection)) == ["open", "waiting"]
+    await asyncio.wait_for(waiting, 10)
+
+
 async def test_without_a_rule_nothing_is_written(
     control_plane: Database, connection: asyncpg.Connection
 ) -> None:
@@ -200,4 +219,9 @@ async def test_without_a_rule_nothing_is_written(
 
 async def _one_turn(lane: Lane) -> None:
     async with lane.turn(BOT, CHAT, uuid4()):
+        pass
+
+
+async def _turn_of_no_job(lane: Lane) -> None:
+    async with lane.turn(BOT, CHAT, None):
         pass
