@@ -12,6 +12,7 @@ from services.uploader.metrics import LANE_WAIT_SECONDS
 from shared.contracts.errors import Unavailable
 from shared.storage.database import Database
 from shared.storage.lanes import LaneRule
+from shared.telegram.errors import FloodWait
 
 #: Between two looks of who stands in line and does not know when his turn comes.
 _LOOK_SECONDS = 1.0
@@ -32,7 +33,7 @@ class Lane:
     async def turn(self, bot_id: int, chat_id: int, job_id: UUID | None) -> AsyncIterator[None]:
         """Make one post in the block, when it is this job's turn. Raises Unavailable before it.
 
-        A post for no job stands in line by itself.
+        A post for no job stands in line by itself. A FloodWait of the block closes the lane for all.
         """
         if not self.rule.messages:
             yield
@@ -40,6 +41,9 @@ class Lane:
         entry = await self._opened(bot_id, chat_id, job_id or uuid4())
         try:
             yield
+        except FloodWait as wait:  # before the turn ends: nobody may post in between
+            await self.flooded(bot_id, chat_id, wait.seconds)
+            raise
         finally:
             with suppress(Unavailable):  # its own lease ends it later
                 async with self.database.session() as session:
@@ -47,11 +51,13 @@ class Lane:
 
     async def flooded(self, bot_id: int, chat_id: int, seconds: float) -> None:
         """Telegram asks to wait: nobody may post before."""
-        if not self.rule.messages:
-            await asyncio.sleep(seconds)
-            return
         async with self.database.session() as session:
             await session.lanes.close(bot_id, chat_id, owner=self.owner, seconds=seconds)
+
+    async def sit_out(self, wait: FloodWait) -> None:
+        """After a `FloodWait` of a turn: the lane is closed; where there is none, the caller waits here."""
+        if not self.rule.messages:
+            await asyncio.sleep(wait.seconds)
 
     async def _opened(self, bot_id: int, chat_id: int, job_id: UUID) -> int:
         with LANE_WAIT_SECONDS.time():

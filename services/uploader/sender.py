@@ -49,16 +49,16 @@ class Sender:
                     await self._take_back(claim, kind, part)
                 if not isinstance(error, FloodWait):
                     raise
-                await self._flooded(chat_id, error)
+                await self._sit_out(error)
             else:
                 await until_available(partial(self._record, claim, kind, part, sent))
                 return sent
 
-    async def _flooded(self, chat_id: int, wait: FloodWait) -> None:
+    async def _sit_out(self, wait: FloodWait) -> None:
         log.info("Telegram asks to wait", seconds=wait.seconds)
         FLOOD_WAITS.inc()
         FLOOD_WAIT_SECONDS.inc(wait.seconds)
-        await self.lane.flooded(self.telegram.bot_id, chat_id, wait.seconds)
+        await self.lane.sit_out(wait)
 
     async def _announce(self, claim: Claim, kind: Kind, part: Part, chat_id: int) -> None:
         async with self.database.session() as session:

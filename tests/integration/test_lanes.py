@@ -136,6 +136,17 @@ async def test_who_is_asked_to_wait_closes_the_lane_for_all(control_plane: Datab
     assert elsewhere < 2 <= here + 0.05
 
 
+async def test_a_post_that_was_told_to_wait_closes_the_lane_before_its_turn_ends(
+    control_plane: Database, connection: asyncpg.Connection
+) -> None:
+    """Whoever waits in line sees a closed lane, not a free place."""
+    with pytest.raises(FloodWait):
+        async with Lane(control_plane, HUNDREDTH, "first").turn(BOT, CHAT, uuid4()):
+            raise FloodWait(60)
+
+    assert await states(connection) == ["ended", "closed"]
+
+
 async def test_the_turn_of_a_dead_worker_ends_with_its_lease(
     plant: Plant, other: Database, connection: asyncpg.Connection
 ) -> None:
