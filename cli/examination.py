@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from cli.run import CannotDo
 from cli.settings import DoctorSettings
-from shared.contracts.errors import Failure
+from shared.contracts.errors import Failure, PermanentError
 from shared.telegram.client import SentDocument, TelegramChatStore, open_telegram
 from shared.telegram.errors import FloodWait
 from shared.telegram.pins import Pins
@@ -68,14 +67,15 @@ class Examination:
         return self.checks
 
     async def _check(self, name: str, call: Callable[[], Awaitable[None]]) -> None:
+        """Whatever becomes of it the next ones are made: what was posted must not stay."""
+        problem = None
         try:
             await call()
         except FloodWait as wait:
-            raise CannotDo(f"Telegram asks to wait {wait.seconds:.0f} s; ask again then") from None
+            problem = f"Telegram asks to wait {wait.seconds:.0f} s: ask again then."
         except Failure as error:
-            self.checks.append(Check(self.chat_id, name, f"{error.sentence} {_LOST[name]}"))
-        else:
-            self.checks.append(Check(self.chat_id, name, None))
+            problem = f"{error.sentence} {_LOST[name]}"
+        self.checks.append(Check(self.chat_id, name, problem))
 
     async def _post(self, path: Path) -> None:
         path.write_bytes(_CONTENT)  # noqa: ASYNC240 - nothing else runs beside this command
@@ -85,4 +85,4 @@ class Examination:
 
     async def _fetch(self, sent: SentDocument, target: Path) -> None:
         if await self.store.fetch(sent.file_id, target) != hashlib.sha256(_CONTENT).hexdigest():
-            raise CannotDo("a document that was just posted came back altered")
+            raise PermanentError("telegram_document_altered", "What was just posted came back altered.")

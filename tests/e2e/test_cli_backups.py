@@ -337,3 +337,17 @@ async def test_the_doctor_ends_where_the_bot_may_not_post(ferry: Ferry) -> None:
 
     assert said.code == 1
     assert [check["check"] for check in said.json()] == ["post"]
+
+
+async def test_the_doctor_leaves_nothing_behind_when_it_is_told_to_wait(ferry: Ferry) -> None:
+    """The step that was refused is told as such, and the document is unpinned and deleted all the same."""
+    before = [message for message in ferry.bot_api.messages(CHAT_ID) if not message.deleted]
+    ferry.bot_api.flood("unpinChatMessage", times=1, retry_after=60)
+
+    said = await ferry.run("doctor", "telegram", "--json")
+
+    assert said.code == 1
+    problems = {check["check"]: check["problem"] for check in said.json() if check["problem"]}
+    assert list(problems) == ["unpin"]
+    assert "asks to wait 60 s" in problems["unpin"]
+    assert [message for message in ferry.bot_api.messages(CHAT_ID) if not message.deleted] == before
