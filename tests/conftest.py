@@ -13,6 +13,7 @@ import asyncpg
 import hypothesis
 import pytest
 
+from sandbox.bot_api.limits import Rules
 from sandbox.bot_api.process import BotApi
 from sandbox.postgres import PostgresServer
 from sandbox.rabbitmq import Node, RabbitMqServer
@@ -168,7 +169,7 @@ async def connection(control_plane_url: str) -> AsyncIterator[asyncpg.Connection
 def bot_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BotApi]:
     """The stand-in of this process, without the rule of 20 messages a minute."""
     directory = tmp_path_factory.mktemp("bot-api")
-    with BotApi(directory, tokens=[BOT_TOKEN], chats=CHATS, messages_per_window=0) as api:
+    with BotApi(directory, tokens=[BOT_TOKEN], chats=CHATS, rules=Rules.none()) as api:
         yield api
 
 

@@ -22,6 +22,7 @@ import jwt
 from sandbox.bench.plant import BenchFailed
 from sandbox.bench.processor import ended_children_seconds, family_seconds, own_seconds
 from sandbox.bench.queue_figures import STAND_IN, Round
+from sandbox.bot_api.limits import Rules
 from sandbox.bot_api.process import BotApi
 from sandbox.directory import ScratchDirectory
 from sandbox.postgres import PostgresServer
@@ -148,7 +149,7 @@ async def open_servers() -> AsyncIterator[Servers]:
         opened.callback(scratch.close)
         token = f"7000001:{secrets.token_urlsafe(32)}"
         bot_api = opened.enter_context(
-            BotApi(scratch.path / "bot-api", tokens=[token], chats=[_CHAT_ID], messages_per_window=0)
+            BotApi(scratch.path / "bot-api", tokens=[token], chats=[_CHAT_ID], rules=Rules.none())
         )
         stack = opened.enter_context(
             Stack(

@@ -8,6 +8,7 @@ import asyncio
 import json
 import signal
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +16,9 @@ from aiohttp import web
 
 from sandbox.bot_api.app import Server, bot_id_of, create_app
 from sandbox.bot_api.inspection import add_inspection
-from sandbox.bot_api.limits import MessageRule
+from sandbox.bot_api.limits import Rules
 from sandbox.bot_api.methods import Settings
+from sandbox.bot_api.queues import Queues
 from sandbox.bot_api.store import Store
 
 _SHUTDOWN_SECONDS: Final = 0.2
@@ -38,8 +40,11 @@ def _arguments() -> argparse.Namespace:
         "--chat", type=int, action="append", required=True, help="id of a channel; repeatable"
     )
     parser.add_argument("--port", type=int, default=0, help="0 picks a free one")
-    parser.add_argument("--messages-per-window", type=int, default=20, help="per bot and chat; 0: no limit")
-    parser.add_argument("--window-seconds", type=float, default=60, help="0: no limit")
+    parser.add_argument("--local", action="store_true", help="as a server of one's own with --local")
+    rules = parser.add_argument_group("rules", Rules.__doc__)
+    for rule in fields(Rules):
+        kind = float if rule.type is float else int
+        rules.add_argument(f"--{rule.name.replace('_', '-')}", type=kind, default=rule.default)
     return parser.parse_args()
 
 
@@ -48,7 +53,7 @@ async def _serve(settings: Settings, port: int) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     with closing(Store(settings.directory)) as store:
-        app = create_app(Server(settings, store))
+        app = create_app(Server(settings, store, Queues(settings.rules, store.state.now)))
         add_inspection(app)
         # A client that goes away ends its call: nothing is stored for it.
         runner = web.AppRunner(
@@ -67,7 +72,8 @@ def main() -> None:
         directory=arguments.directory,
         tokens=dict(arguments.token),
         chats=frozenset(arguments.chat),
-        rule=MessageRule(arguments.messages_per_window, arguments.window_seconds),
+        rules=Rules(**{rule.name: getattr(arguments, rule.name) for rule in fields(Rules)}),
+        local=arguments.local,
     )
     asyncio.run(_serve(settings, arguments.port))
 

@@ -4,18 +4,32 @@ A call is refused or read here, passes the knobs, goes on to its method, and pas
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
 
-from sandbox.bot_api.errors import ApiError, entity_too_large, not_found
-from sandbox.bot_api.knobs import ConnectionDropped, Knobs
-from sandbox.bot_api.methods import MAX_DOWNLOAD_BYTES, METHODS, Call, Method, Settings
-from sandbox.bot_api.parameters import received, refuse_oversized
-from sandbox.bot_api.replies import failure, success
-from sandbox.bot_api.store import Store
+from sandbox.bot_api.downloads import download
+from sandbox.bot_api.errors import (
+    MAX_BODY_BYTES,
+    MAX_LOCAL_BODY_BYTES,
+    ApiError,
+    entity_too_large,
+    not_found,
+)
+from sandbox.bot_api.knobs import DOWNLOAD, ConnectionDropped, Fault, Knobs, Loss
+from sandbox.bot_api.methods import MAX_DOWNLOAD_BYTES, METHODS, Call, Method, Settings, updates
+from sandbox.bot_api.parameters import Reading, received
+from sandbox.bot_api.queues import Polls, Queues
+from sandbox.bot_api.replies import as_music, failure, success
+from sandbox.bot_api.store import Store, StoredFile
+
+_SENDINGS: Final = frozenset({"sendDocument", "sendMessage"})
+_POLL: Final = "getUpdates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +38,8 @@ class Server:
 
     settings: Settings
     store: Store
+    queues: Queues
+    polls: Polls = field(default_factory=Polls)
     knobs: Knobs = field(default_factory=Knobs)
     answered: Counter[tuple[str, int]] = field(default_factory=Counter)
 
@@ -66,10 +82,18 @@ async def _call(request: web.Request) -> web.StreamResponse:
     try:
         reply = success(await _result(server, request, method))
     except ApiError as error:
-        reply = failure(error)
+        reply = _refused(error)
     except ConnectionDropped:
         return _dropped(request)
     server.answered[method.name if method else "unknown", reply.status] += 1
+    return reply
+
+
+def _refused(error: ApiError) -> web.Response:
+    """Who sends too much is answered before he has sent it, and not listened to any longer."""
+    reply = failure(error)
+    if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        reply.force_close()
     return reply
 
 
@@ -81,15 +105,47 @@ def _dropped(request: web.Request) -> web.StreamResponse:
 
 
 async def _result(server: Server, request: web.Request, method: Method | None) -> object:
-    refuse_oversized(request)
+    reading = _reading(server, method)
+    reading.refuse_oversized(request)
     bot_id = _authorized(server, request)
     if method is None:
         raise ApiError(404, "Not Found: method not found")
-    async with received(request, server.store.incoming) as parameters:
-        loss = await server.knobs.admit(method.name)
-        result = method.answer(Call(server.settings, server.store, bot_id, parameters))
-        await server.knobs.done(method.name, loss)
-        return result
+    async with received(request, server.store.incoming, reading) as parameters:
+        call = Call(server.settings, server.store, bot_id, parameters)
+        fault, result = await _carried_out(server, method, call)
+        await server.knobs.done(method.name, fault)
+        return as_music(result) if fault.loss is Loss.NO_DOCUMENT else result
+
+
+def _reading(server: Server, method: Method | None) -> Reading:
+    name = method.name if method else ""
+    return Reading(
+        MAX_LOCAL_BODY_BYTES if server.settings.local else MAX_BODY_BYTES,
+        too_large=server.knobs.oversized,
+        pause=partial(server.knobs.pause, name, server.knobs.pause_of(name)),
+    )
+
+
+async def _carried_out(server: Server, method: Method, call: Call) -> tuple[Fault, object]:
+    async with _queued(server, method, call):
+        fault = await server.knobs.admit(method.name)
+        result = method.answer(call)
+    if method.name in _SENDINGS:
+        server.polls.posted()
+    return fault, result
+
+
+@asynccontextmanager
+async def _queued(server: Server, method: Method, call: Call) -> AsyncIterator[None]:
+    if method.name == _POLL:
+        seconds = call.parameters.integer("timeout") or 0
+        await server.polls.wait(call.bot_id, lambda: bool(updates(call)), seconds)
+    if method.name not in _SENDINGS:
+        yield
+        return
+    size = sum(upload.size for upload in call.parameters.uploads.values())
+    async with server.queues.turn(call.bot_id, call.parameters.integer("chat_id"), size):
+        yield
 
 
 def _authorized(server: Server, request: web.Request) -> int:
@@ -99,24 +155,33 @@ def _authorized(server: Server, request: web.Request) -> int:
         raise ApiError(401, "Unauthorized: invalid token specified")
     if token not in server.settings.tokens:
         raise ApiError(401, "Unauthorized")
-    return server.settings.tokens[token]
+    bot_id = server.settings.tokens[token]
+    if server.store.state.is_logged_out(bot_id):
+        raise ApiError(400, "Logged out")
+    return bot_id
 
 
 async def _download(request: web.Request) -> web.StreamResponse:
     server = request.app[SERVER]
     reply: web.StreamResponse
     try:
-        reply = _content(server, request)
+        file = _linked(server, request)
+        fault = await server.knobs.admit(DOWNLOAD)
+        reply = await download(request, server.store.blob(file.sha256), fault.loss)
+        await server.knobs.done(DOWNLOAD, fault)
     except ApiError as error:
         reply = failure(error)
-    server.answered["file", reply.status] += 1
+    except ConnectionDropped:
+        return _dropped(request)
+    server.answered[DOWNLOAD, reply.status] += 1
     return reply
 
 
-def _content(server: Server, request: web.Request) -> web.FileResponse:
-    bot_id = _authorized(server, request)
-    file = server.store.file_at(bot_id, request.match_info["path"])
-    if file is None or file.size > MAX_DOWNLOAD_BYTES:
+def _linked(server: Server, request: web.Request) -> StoredFile:
+    """The file of a link that is valid: it is this bot's, was asked for, and not too long ago."""
+    file = server.store.file_at(_authorized(server, request), request.match_info["path"])
+    if file is None or file.linked_at is None or file.size > MAX_DOWNLOAD_BYTES:
         raise not_found()
-    headers = {"Content-Type": "application/octet-stream"}
-    return web.FileResponse(server.store.blob(file.sha256), headers=headers)
+    if file.linked_at + server.settings.rules.link_seconds <= server.store.state.now():
+        raise not_found()
+    return file

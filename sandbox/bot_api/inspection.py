@@ -5,11 +5,13 @@
 
 from collections import defaultdict
 from dataclasses import asdict
+from typing import Any
 
 from aiohttp import web
 
 from sandbox.bot_api.app import SERVER
-from sandbox.bot_api.knobs import REFUSALS, Loss
+from sandbox.bot_api.errors import ApiError, Shape, flood
+from sandbox.bot_api.knobs import ANY, DOWNLOAD, REFUSALS, Fault, Knobs, Loss
 from sandbox.bot_api.methods import METHODS
 
 
@@ -17,13 +19,7 @@ def add_inspection(app: web.Application) -> None:
     app.router.add_get("/inspect/messages", _messages)
     app.router.add_get("/inspect/calls", _calls)
     app.router.add_get("/inspect/held", _held)
-    app.router.add_post("/knobs/hold-after", _hold_after)
-    app.router.add_post("/knobs/release", _release)
-    app.router.add_post("/knobs/flood", _flood)
-    app.router.add_post("/knobs/refuse", _refuse)
-    app.router.add_post("/knobs/lose", _lose)
-    app.router.add_post("/knobs/reset", _reset)
-    app.router.add_post("/knobs/clock", _clock)
+    app.router.add_post("/knobs/{knob}", _turn)
 
 
 async def _messages(request: web.Request) -> web.Response:
@@ -42,53 +38,61 @@ async def _held(request: web.Request) -> web.Response:
     return web.json_response(request.app[SERVER].knobs.held)
 
 
-async def _hold_after(request: web.Request) -> web.Response:
-    knob = await request.json()
-    request.app[SERVER].knobs.hold_after(_method(knob["method"]), int(knob["count"]))
+async def _turn(request: web.Request) -> web.Response:
+    server = request.app[SERVER]
+    values = await request.json()
+    match request.match_info["knob"]:
+        case "migrate":
+            server.store.state.upgrade(int(values["chat_id"]), int(values["new_chat_id"]))
+        case "clock":
+            server.store.state.advance_clock(float(values["advance_seconds"]))
+        case knob:
+            _turn_knob(server.knobs, knob, values)
     return web.json_response({})
 
 
-async def _release(request: web.Request) -> web.Response:
-    request.app[SERVER].knobs.release()
-    return web.json_response({})
+def _turn_knob(knobs: Knobs, knob: str, values: dict[str, Any]) -> None:
+    """Turn one of those that a reset forgets."""
+    match knob:
+        case "hold-after":
+            knobs.hold_after(_method(values), int(values["count"]))
+        case "drip":
+            knobs.drip(_method(values), times=values["times"], pause_seconds=float(values["pause_seconds"]))
+        case "flood":
+            _plan(knobs, values, Fault(flood(int(values["retry_after"]))))
+        case "refuse":
+            _plan(knobs, values, Fault(_refusal(values), stored=bool(values["stored"])))
+        case "lose":
+            _plan(knobs, values, Fault(loss=Loss(values["loss"])))
+        case "oversized":
+            knobs.oversized = Shape(values["shape"])
+        case "release":
+            knobs.release()
+        case "reset":
+            knobs.reset()
+        case _:
+            raise web.HTTPNotFound(reason=f"no knob {knob}")
 
 
-async def _flood(request: web.Request) -> web.Response:
-    knob = await request.json()
-    request.app[SERVER].knobs.flood(
-        _method(knob["method"]), times=int(knob["times"]), retry_after=int(knob["retry_after"])
-    )
-    return web.json_response({})
+def _plan(knobs: Knobs, values: dict[str, Any], fault: Fault) -> None:
+    knobs.plan(_method(values), fault, times=int(values["times"]))
 
 
-async def _refuse(request: web.Request) -> web.Response:
-    knob = await request.json()
-    status = int(knob["status"])
-    if status not in REFUSALS:
-        raise web.HTTPBadRequest(reason=f"no refusal with status {status}")
-    request.app[SERVER].knobs.refuse(_method(knob["method"]), times=int(knob["times"]), status=status)
-    return web.json_response({})
+def _refusal(values: dict[str, Any]) -> ApiError:
+    """One in the service's words: what it never says would prove nothing."""
+    known = REFUSALS.get(int(values["status"]), ())
+    description = values["description"] or next(iter(known), None)
+    if description not in known:
+        raise web.HTTPBadRequest(reason=f"no such refusal with status {values['status']}")
+    shape = values["shape"]
+    return ApiError(int(values["status"]), description, shape=None if shape is None else Shape(shape))
 
 
-async def _lose(request: web.Request) -> web.Response:
-    knob = await request.json()
-    request.app[SERVER].knobs.lose(_method(knob["method"]), times=int(knob["times"]), loss=Loss(knob["loss"]))
-    return web.json_response({})
-
-
-async def _reset(request: web.Request) -> web.Response:
-    request.app[SERVER].knobs.reset()
-    return web.json_response({})
-
-
-async def _clock(request: web.Request) -> web.Response:
-    knob = await request.json()
-    request.app[SERVER].store.advance_clock(float(knob["advance_seconds"]))
-    return web.json_response({})
-
-
-def _method(name: str) -> str:
+def _method(values: dict[str, Any]) -> str:
     """The method's canonical name; a knob for a method that does not exist would do nothing, silently."""
+    name = values["method"]
+    if name in {ANY, DOWNLOAD}:
+        return str(name)
     method = METHODS.get(name.lower())
     if method is None:
         raise web.HTTPBadRequest(reason=f"no method {name}")

@@ -4,21 +4,28 @@
 write after it cannot be separated by another call.
 """
 
+import hashlib
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from sandbox.bot_api import replies
-from sandbox.bot_api.errors import bad_request, flood
+from sandbox.bot_api.errors import bad_request, flood, migrated
 from sandbox.bot_api.file_name import clean_file_name
-from sandbox.bot_api.limits import MessageRule
+from sandbox.bot_api.limits import Rules, retry_after
 from sandbox.bot_api.parameters import Parameters, Upload
 from sandbox.bot_api.store import Store, StoredFile, StoredMessage
 
 MAX_DOWNLOAD_BYTES: Final = 20 << 20
 """Largest file that a bot gets back."""
 MAX_CAPTION_CHARACTERS: Final = 1024
+MAX_TEXT_CHARACTERS: Final = 4096
+MAX_UPDATES: Final = 100
+UPDATES_SECONDS: Final = 86_400
+"""How long an update waits for its bot."""
 MAX_DELETED_AT_ONCE: Final = 100
 DELETABLE_SECONDS: Final = 2 * 86_400
 """Age at which a bot can no longer delete a message."""
@@ -26,12 +33,16 @@ DELETABLE_SECONDS: Final = 2 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`tokens` gives the bot's id of each known token; every bot is an administrator of every chat."""
+    """`tokens` gives the bot's id of each known token; every bot is an administrator of every chat.
+
+    `local`: as a server of one's own that runs with `--local`, which hands out paths instead of links.
+    """
 
     directory: Path
     tokens: dict[str, int]
     chats: frozenset[int]
-    rule: MessageRule
+    rules: Rules
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,8 @@ def get_me(call: Call) -> object:
 
 def get_chat(call: Call) -> object:
     chat_id = _chat(call)
-    return replies.full_chat(chat_id, call.store.newest_pin(chat_id))
+    pin = call.store.newest_pin(chat_id)
+    return replies.full_chat(chat_id, None if pin is None else call.store.seen_by(call.bot_id, pin))
 
 
 def get_chat_member(call: Call) -> object:
@@ -70,22 +82,56 @@ def send_document(call: Call) -> object:
         raise bad_request("file must be non-empty")
     if len(caption) > MAX_CAPTION_CHARACTERS:
         raise bad_request("message caption is too long")
-    _keep_to_the_rule(call, chat_id)
+    _keep_to_the_rules(call, chat_id)
     name = document.name
     if isinstance(document, Upload):
         name = clean_file_name(name)
         call.store.adopt(document.path, document.sha256)
-    message = call.store.add_message(
+    message = call.store.add_document(
         chat_id, call.bot_id, name=name, size=document.size, sha256=document.sha256, caption=caption
     )
     return replies.message(message)
 
 
+def send_message(call: Call) -> object:
+    chat_id = _chat(call)
+    text = call.parameters.text("text")
+    if not text:
+        raise bad_request("message text is empty")
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise bad_request("message is too long")
+    _keep_to_the_rules(call, chat_id)
+    return replies.message(call.store.add_text(chat_id, call.bot_id, text))
+
+
 def get_file(call: Call) -> object:
     file = _file(call, call.parameters.text("file_id"))
+    if call.settings.local:
+        return replies.file(file, path=str(call.store.blob(file.sha256)))
     if file.size > MAX_DOWNLOAD_BYTES:
         raise bad_request("file is too big")
-    return replies.file(file)
+    call.store.link(file)
+    return replies.file(file, path=file.path)
+
+
+def get_updates(call: Call) -> object:
+    """What other bots posted to the chats of a day, until it is confirmed; never the bot's own posts."""
+    return [replies.update(message) for message in updates(call)]
+
+
+def updates(call: Call) -> list[StoredMessage]:
+    offset = call.parameters.integer("offset") or 0
+    if offset > 0:
+        call.store.state.confirm(call.bot_id, offset - 1)
+    since = call.store.state.now() - UPDATES_SECONDS
+    limit = min(max(call.parameters.integer("limit") or MAX_UPDATES, 1), MAX_UPDATES)
+    seen = call.store.state.seen(call.bot_id)
+    return call.store.posts_of_others(call.bot_id, after=seen, since=since, limit=limit)
+
+
+def log_out(call: Call) -> object:
+    call.store.state.log_out(call.bot_id)
+    return True
 
 
 def pin_chat_message(call: Call) -> object:
@@ -101,7 +147,7 @@ def unpin_chat_message(call: Call) -> object:
 
 def delete_message(call: Call) -> object:
     message = _message(call, "delete")
-    if call.store.now() >= message.date + DELETABLE_SECONDS:
+    if call.store.state.now() >= message.date + DELETABLE_SECONDS:
         raise bad_request("message can't be deleted")
     call.store.delete(message)
     return True
@@ -114,7 +160,7 @@ def delete_messages(call: Call) -> object:
     if not isinstance(numbers, list) or not 0 < len(numbers) <= MAX_DELETED_AT_ONCE:
         raise bad_request("message identifiers are not specified")
     found = [message for number in numbers if (message := call.store.message(chat_id, int(number)))]
-    if any(call.store.now() >= message.date + DELETABLE_SECONDS for message in found):
+    if any(call.store.state.now() >= message.date + DELETABLE_SECONDS for message in found):
         raise bad_request("message can't be deleted")
     for message in found:
         call.store.delete(message)
@@ -148,7 +194,10 @@ _BY_NAME: Final[dict[str, Callable[[Call], object]]] = {
     "getChat": get_chat,
     "getChatMember": get_chat_member,
     "sendDocument": send_document,
+    "sendMessage": send_message,
     "getFile": get_file,
+    "getUpdates": get_updates,
+    "logOut": log_out,
     "pinChatMessage": pin_chat_message,
     "unpinChatMessage": unpin_chat_message,
     "deleteMessage": delete_message,
@@ -171,9 +220,16 @@ def _chat(call: Call) -> int:
     if not call.parameters.text("chat_id"):
         raise bad_request("chat_id is empty")
     chat_id = call.parameters.integer("chat_id")
-    if chat_id is None or chat_id not in call.settings.chats:
+    if chat_id is None or not _exists(call, chat_id):
         raise bad_request("chat not found")
+    new_chat_id = call.store.state.upgraded(chat_id)
+    if new_chat_id is not None:
+        raise migrated(new_chat_id)
     return chat_id
+
+
+def _exists(call: Call, chat_id: int) -> bool:
+    return chat_id in call.settings.chats or call.store.state.is_supergroup(chat_id)
 
 
 def _message(call: Call, purpose: str) -> StoredMessage:
@@ -193,7 +249,20 @@ def _document(call: Call) -> Upload | StoredFile:
     file_id = call.parameters.text("document")
     if not file_id or file_id.startswith("attach://"):
         raise bad_request("there is no document in the request")
+    if call.settings.local and file_id.startswith("file://"):
+        return _copied(call, Path(file_id.removeprefix("file://")))
     return _file(call, file_id)
+
+
+def _copied(call: Call, path: Path) -> Upload:
+    """A file of the server's own machine."""
+    if not path.is_absolute() or not path.is_file():
+        raise bad_request("wrong file path: the file must exist and be named in full")
+    with tempfile.NamedTemporaryFile(dir=call.store.incoming, delete=False) as copy:
+        shutil.copyfile(path, copy.name)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Upload(Path(copy.name), path.name, path.stat().st_size, sha256)
 
 
 def _file(call: Call, file_id: str) -> StoredFile:
@@ -203,11 +272,17 @@ def _file(call: Call, file_id: str) -> StoredFile:
     return file
 
 
-def _keep_to_the_rule(call: Call, chat_id: int) -> None:
-    rule = call.settings.rule
-    if not rule.applies:
+def _keep_to_the_rules(call: Call, chat_id: int) -> None:
+    """So many messages of a bot in a chat, and so many in all."""
+    rules = call.settings.rules
+    _keep_to(call, chat_id, messages=rules.messages, window_seconds=rules.window_seconds)
+    _keep_to(call, None, messages=rules.bot_messages, window_seconds=rules.bot_window_seconds)
+
+
+def _keep_to(call: Call, chat_id: int | None, *, messages: int, window_seconds: float) -> None:
+    if messages <= 0 or window_seconds <= 0:
         return
-    oldest = call.store.nth_newest_sending(call.bot_id, chat_id, n=rule.messages)
-    retry_after = rule.retry_after(oldest, call.store.now())
-    if retry_after is not None:
-        raise flood(retry_after)
+    nth_newest = call.store.nth_newest_sending(call.bot_id, chat_id, n=messages)
+    seconds = retry_after(nth_newest, window_seconds, call.store.state.now())
+    if seconds is not None:
+        raise flood(seconds)

@@ -6,7 +6,7 @@ File parts are streamed to disk, so that memory does not grow with their size.
 import hashlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Final
 
 from aiohttp import BodyPartReader, web
 
-from sandbox.bot_api.errors import MAX_BODY_BYTES, bad_request, entity_too_large
+from sandbox.bot_api.errors import Shape, bad_request, entity_too_large
 
 _CHUNK_BYTES: Final = 256 * 1024
 
@@ -61,14 +61,25 @@ class Parameters:
             return None
 
 
-def refuse_oversized(request: web.BaseRequest) -> None:
-    """Raise ApiError 413 if the body is announced, or has turned out, to be over the limit."""
-    if max(request.content_length or 0, request.content.total_bytes) > MAX_BODY_BYTES:
-        raise entity_too_large()
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a body is read: up to `max_bytes`, with a `pause` before each piece of a file.
+
+    `too_large` is the shape of the refusal of one that is larger.
+    """
+
+    max_bytes: int
+    too_large: Shape
+    pause: Callable[[], Awaitable[None]]
+
+    def refuse_oversized(self, request: web.BaseRequest) -> None:
+        """Raise ApiError 413 if the body is announced, or has turned out, to be over the limit."""
+        if max(request.content_length or 0, request.content.total_bytes) > self.max_bytes:
+            raise entity_too_large(self.too_large)
 
 
 @asynccontextmanager
-async def received(request: web.Request, incoming: Path) -> AsyncIterator[Parameters]:
+async def received(request: web.Request, incoming: Path, reading: Reading) -> AsyncIterator[Parameters]:
     """Read the whole request; files that nobody took over are deleted at the end.
 
     Raises ApiError 400 for a body that cannot be parsed, 413 for one that is too large.
@@ -76,21 +87,58 @@ async def received(request: web.Request, incoming: Path) -> AsyncIterator[Parame
     parameters = Parameters(values=dict(request.query))
     directory = tempfile.TemporaryDirectory(dir=incoming)
     try:
-        await _read_body(request, parameters, Path(directory.name))
+        await _Body(request, parameters, Path(directory.name), reading).read()
         yield parameters
     finally:
         directory.cleanup()
 
 
-async def _read_body(request: web.Request, parameters: Parameters, directory: Path) -> None:
-    match request.content_type:
-        case "multipart/form-data":
-            await _read_multipart(request, parameters, directory)
-        case "application/json":
-            parameters.values.update(_from_json(await request.read()))
-        case "application/x-www-form-urlencoded":
-            form = await request.post()
-            parameters.values.update({name: str(value) for name, value in form.items()})
+@dataclass(frozen=True, slots=True)
+class _Body:
+    request: web.Request
+    parameters: Parameters
+    directory: Path
+    reading: Reading
+
+    async def read(self) -> None:
+        match self.request.content_type:
+            case "multipart/form-data":
+                await self._read_multipart()
+            case "application/json":
+                self.parameters.values.update(_from_json(await self.request.read()))
+            case "application/x-www-form-urlencoded":
+                form = await self.request.post()
+                self.parameters.values.update({name: str(value) for name, value in form.items()})
+
+    async def _read_multipart(self) -> None:
+        try:
+            async for part in await self.request.multipart():
+                if isinstance(part, BodyPartReader) and part.name is not None:
+                    await self._read_part(part.name, part)
+        except ValueError as error:
+            raise bad_request("can't parse the multipart body") from error
+        self.reading.refuse_oversized(self.request)
+
+    async def _read_part(self, name: str, part: BodyPartReader) -> None:
+        if part.filename is None:
+            self.parameters.values[name] = (await part.read()).decode()
+            return
+        path = self.directory / str(len(self.parameters.uploads))
+        size, sha256 = await self._stream(part, path)
+        self.parameters.uploads[name] = Upload(path, part.filename, size, sha256)
+
+    async def _stream(self, part: BodyPartReader, path: Path) -> tuple[int, str]:
+        """Write the part to `path`; return its size in bytes and its SHA-256."""
+        digest = hashlib.sha256()
+        # Plain writes go to the page cache: a thread per chunk would cost more than it frees.
+        with path.open("wb") as file:
+            await self.reading.pause()
+            while chunk := await part.read_chunk(_CHUNK_BYTES):
+                self.reading.refuse_oversized(self.request)
+                digest.update(chunk)
+                file.write(chunk)
+                await self.reading.pause()
+            return file.tell(), digest.hexdigest()
 
 
 def _from_json(body: bytes) -> Mapping[str, str]:
@@ -101,37 +149,3 @@ def _from_json(body: bytes) -> Mapping[str, str]:
     if not isinstance(content, dict):
         raise bad_request("JSON object expected")
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in content.items()}
-
-
-async def _read_multipart(request: web.Request, parameters: Parameters, directory: Path) -> None:
-    try:
-        async for part in await request.multipart():
-            if isinstance(part, BodyPartReader) and part.name is not None:
-                await _read_part(request, part, parameters, directory)
-    except ValueError as error:
-        raise bad_request("can't parse the multipart body") from error
-    refuse_oversized(request)
-
-
-async def _read_part(
-    request: web.Request, part: BodyPartReader, parameters: Parameters, directory: Path
-) -> None:
-    name = part.name or ""
-    if part.filename is None:
-        parameters.values[name] = (await part.read()).decode()
-        return
-    path = directory / str(len(parameters.uploads))
-    size, sha256 = await _stream(request, part, path)
-    parameters.uploads[name] = Upload(path, part.filename, size, sha256)
-
-
-async def _stream(request: web.Request, part: BodyPartReader, path: Path) -> tuple[int, str]:
-    """Write the part to `path`; return its size in bytes and its SHA-256."""
-    digest = hashlib.sha256()
-    # Plain writes go to the page cache: a thread per chunk would cost more than it frees.
-    with path.open("wb") as file:
-        while chunk := await part.read_chunk(_CHUNK_BYTES):
-            refuse_oversized(request)
-            digest.update(chunk)
-            file.write(chunk)
-        return file.tell(), digest.hexdigest()

@@ -9,13 +9,17 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self, cast
 
-from sandbox.bot_api.knobs import Loss
+from sandbox.bot_api.errors import Shape
+from sandbox.bot_api.knobs import DOWNLOAD, Loss
+from sandbox.bot_api.limits import Rules
 from sandbox.bot_api.store import StoredMessage
 
+_REAL: Final = Rules()
 _REPOSITORY: Final = Path(__file__).parents[2]
 _WITH_ITS_PARENT: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "--")
 _START_SECONDS: Final = 60.0
@@ -33,15 +37,15 @@ class BotApi:
         *,
         tokens: Sequence[str],
         chats: Sequence[int],
-        messages_per_window: int = 20,
-        window_seconds: float = 60,
+        rules: Rules = _REAL,
+        local: bool = False,
     ) -> None:
         self._options = [
             f"--directory={directory}",
             *(f"--token={token}" for token in tokens),
             *(f"--chat={chat}" for chat in chats),
-            f"--messages-per-window={messages_per_window}",
-            f"--window-seconds={window_seconds}",
+            *(f"--{name.replace('_', '-')}={figure}" for name, figure in asdict(rules).items()),
+            *(["--local"] if local else []),
         ]
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
@@ -133,12 +137,23 @@ class BotApi:
         """Answer the next `times` calls of the method with 429."""
         self._turn("flood", method=method, times=times, retry_after=retry_after)
 
-    def refuse(self, method: str, *, times: int, status: int) -> None:
-        """Answer the next `times` calls of the method with an error and store nothing.
+    def refuse(
+        self,
+        method: str,
+        *,
+        times: int,
+        status: int,
+        description: str | None = None,
+        shape: Shape | None = None,
+        stored: bool = False,
+    ) -> None:
+        """Answer the next `times` calls of the method with an error of `knobs.REFUSALS`.
 
-        `status` is 400, 401, 403 or 500 in Telegram's shape, 502 or 504 as a page of nginx.
+        The calls are not carried out, unless `stored`. 502 and 504 are a page of nginx, all else JSON,
+        unless a shape is named. The method may be `knobs.ANY` or `knobs.DOWNLOAD`.
         """
-        self._turn("refuse", method=method, times=times, status=status)
+        words = {"description": description, "shape": shape, "stored": stored}
+        self._turn("refuse", method=method, times=times, status=status, **words)
 
     def hang_after_storing(self, method: str, *, times: int) -> None:
         """Carry out the next `times` calls of the method, and answer only after `release`."""
@@ -147,6 +162,26 @@ class BotApi:
     def drop_after_storing(self, method: str, *, times: int) -> None:
         """Carry out the next `times` calls of the method, and close the connection without an answer."""
         self._turn("lose", method=method, times=times, loss=Loss.DROP)
+
+    def answer_without_document(self, *, times: int) -> None:
+        """Store the next `times` documents, and answer as if each were a piece of music."""
+        self._turn("lose", method="sendDocument", times=times, loss=Loss.NO_DOCUMENT)
+
+    def spoil_downloads(self, *, times: int, loss: Loss) -> None:
+        """Give the next `times` downloads cut short (CUT) or with a wrong byte (ALTERED)."""
+        self._turn("lose", method=DOWNLOAD, times=times, loss=loss)
+
+    def drip(self, method: str, *, times: int, pause_seconds: float) -> None:
+        """Read the files of the next `times` calls slowly: a pause before each piece, until `release`."""
+        self._turn("drip", method=method, times=times, pause_seconds=pause_seconds)
+
+    def refuse_oversized(self, shape: Shape) -> None:
+        """From now on say in this shape that a body is too large."""
+        self._turn("oversized", shape=shape)
+
+    def migrate(self, chat_id: int, new_chat_id: int) -> None:
+        """The group becomes a supergroup for good: its old id is refused, with the new one."""
+        self._turn("migrate", chat_id=chat_id, new_chat_id=new_chat_id)
 
     def reset(self) -> None:
         """Forget all that these knobs have planned, and end all holds; the clock stays where it is."""

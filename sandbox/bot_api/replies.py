@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from sandbox.bot_api.errors import ApiError
+from sandbox.bot_api.errors import ApiError, Shape
 from sandbox.bot_api.store import StoredFile, StoredMessage, unique_id
 
 _RIGHTS_OF_A_BOT: Final = {
@@ -26,7 +26,6 @@ _RIGHTS_OF_A_BOT: Final = {
     "can_post_messages": True,
     "can_edit_messages": True,
 }
-_SAID_BY_NGINX: Final = frozenset({502, 504})
 _REQUIRED_OF_A_FULL_CHAT: Final = {
     "accent_color_id": 0,
     "max_reaction_count": 11,
@@ -45,14 +44,18 @@ def success(result: object) -> web.Response:
 
 
 def failure(error: ApiError) -> web.Response:
-    """As the Bot API says it, or, for what a proxy in front of it says, as nginx does."""
-    if error.code in _SAID_BY_NGINX:
-        return _page(f"{error.code} {error.description}", error.code)
+    """As the Bot API says it, as a proxy in front of it does, or without a word."""
+    match error.shape:
+        case Shape.PAGE:
+            return _page(f"{error.code} {error.description}", error.code)
+        case Shape.EMPTY:
+            return web.Response(status=error.code)
     body: dict[str, object] = {"ok": False, "error_code": error.code, "description": error.description}
     headers = {}
-    if error.retry_after is not None:
-        body["parameters"] = {"retry_after": error.retry_after}
-        headers["Retry-After"] = str(error.retry_after)
+    if error.parameters:
+        body["parameters"] = dict(error.parameters)
+    if "retry_after" in error.parameters:
+        headers["Retry-After"] = str(error.parameters["retry_after"])
     return web.json_response(body, status=error.code, headers=headers)
 
 
@@ -83,29 +86,43 @@ def administrator(bot_id: int) -> dict[str, object]:
 
 
 def message(stored: StoredMessage) -> dict[str, object]:
-    """A channel post with its document."""
-    document = {
+    """A channel post with its text or its document."""
+    return {
+        "message_id": stored.message_id,
+        "sender_chat": chat(stored.chat_id),
+        "chat": chat(stored.chat_id),
+        "date": stored.date,
+        **({"text": stored.text} if stored.text else {"document": _document(stored)}),
+        **({"caption": stored.caption} if stored.caption else {}),
+    }
+
+
+def _document(stored: StoredMessage) -> dict[str, object]:
+    return {
         "file_name": stored.file_name,
         "mime_type": "application/octet-stream",
         "file_id": stored.file_id,
         "file_unique_id": unique_id(stored.sha256),
         "file_size": stored.file_size,
     }
-    caption = {"caption": stored.caption} if stored.caption else {}
-    return {
-        "message_id": stored.message_id,
-        "sender_chat": chat(stored.chat_id),
-        "chat": chat(stored.chat_id),
-        "date": stored.date,
-        "document": document,
-        **caption,
-    }
 
 
-def file(stored: StoredFile) -> dict[str, object]:
+def as_music(result: object) -> object:
+    """The post as the service shows it when it has taken the document for a piece of music."""
+    match result:
+        case {"document": dict(document), **rest}:
+            return {**rest, "audio": {**document, "duration": 1}}
+    return result
+
+
+def update(stored: StoredMessage) -> dict[str, object]:
+    return {"update_id": stored.number, "channel_post": message(stored)}
+
+
+def file(stored: StoredFile, *, path: str) -> dict[str, object]:
     return {
         "file_id": stored.file_id,
         "file_unique_id": unique_id(stored.sha256),
         "file_size": stored.size,
-        "file_path": stored.path,
+        "file_path": path,
     }

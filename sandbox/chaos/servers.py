@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
+from sandbox.bot_api.limits import Rules
 from sandbox.bot_api.process import BotApi
 from sandbox.chaos.fault import EVERYBODY
 from sandbox.chaos.plan import AWKWARD_PROJECT, HOPELESS_PROJECTS, LARGE_PROJECT, SMALL_PROJECTS
@@ -125,7 +126,7 @@ async def running_servers() -> AsyncIterator[Servers]:
         postgres = stack.enter_context(PostgresServer())
         chats = [_FIRST_CHAT - number for number in range(_CHATS)]
         bot_api = stack.enter_context(
-            BotApi(directory.path, tokens=[BOT_TOKEN], chats=chats, messages_per_window=0)
+            BotApi(directory.path, tokens=[BOT_TOKEN], chats=chats, rules=Rules.none())
         )
         servers = Servers(postgres, rabbitmq, bot_api, directory.path, _vhosts=vhosts)
         servers.open_proxies(stack.enter_context(Proxies()))

@@ -12,6 +12,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from sandbox.bot_api.limits import Rules
 from sandbox.bot_api.process import BotApi
 from sandbox.compare import compare_schemas
 from sandbox.postgres import PostgresServer
@@ -87,7 +88,7 @@ async def ferry(
 ) -> AsyncIterator[Ferry]:
     """One small tenant in three parts, exported by `pgferry export --wait`."""
     directory = tmp_path_factory.mktemp("cli")
-    bot_api = BotApi(directory / "bot-api", tokens=TOKENS, chats=[CHAT_ID], messages_per_window=0)
+    bot_api = BotApi(directory / "bot-api", tokens=TOKENS, chats=[CHAT_ID], rules=Rules.none())
     with bot_api, _stack(directory, module_database_url, module_vhost_url, bot_api, role_passwords) as stack:
         workers = [
             stack.start("exporter", **QUICK, PGFERRY_PART_SIZE_BYTES=65536),

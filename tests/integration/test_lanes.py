@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from sandbox.bot_api.limits import Rules
 from sandbox.bot_api.process import BotApi
 from services.uploader.lane import Lane
 from shared.storage.database import Database, open_database
@@ -51,7 +52,7 @@ async def other(control_plane_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 def strict_api(tmp_path: Path) -> Iterator[BotApi]:
     """A stand-in that refuses the 21st message in 0.6 s."""
-    with BotApi(tmp_path / "strict", tokens=[BOT_TOKEN], chats=[CHAT], window_seconds=0.6) as api:
+    with BotApi(tmp_path / "strict", tokens=[BOT_TOKEN], chats=[CHAT], rules=Rules.at(100)) as api:
         yield api
 
 

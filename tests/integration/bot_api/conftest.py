@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 import telegram
 
+from sandbox.bot_api.limits import Rules
 from sandbox.bot_api.process import BotApi
 from tests.integration.bot_api.clients import CHATS, OTHER_TOKEN, TOKEN, RawClient, ptb_client
 
@@ -22,7 +23,7 @@ def directory() -> Iterator[Path]:
 def api(directory: Path) -> Iterator[BotApi]:
     """One stand-in without a message rule for all tests that need none of their own."""
     with BotApi(
-        directory / "shared", tokens=[TOKEN, OTHER_TOKEN], chats=CHATS, messages_per_window=0
+        directory / "shared", tokens=[TOKEN, OTHER_TOKEN], chats=CHATS, rules=Rules.none()
     ) as running:
         yield running
 
@@ -31,7 +32,7 @@ def api(directory: Path) -> Iterator[BotApi]:
 def own_api(directory: Path, request: pytest.FixtureRequest) -> Iterator[BotApi]:
     """A stand-in with a rule of three messages a minute that the test may restart."""
     with BotApi(
-        directory / request.node.name, tokens=[TOKEN, OTHER_TOKEN], chats=CHATS, messages_per_window=3
+        directory / request.node.name, tokens=[TOKEN, OTHER_TOKEN], chats=CHATS, rules=Rules(messages=3)
     ) as running:
         yield running
 
