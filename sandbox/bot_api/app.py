@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -118,11 +117,10 @@ async def _result(server: Server, request: web.Request, method: Method | None) -
 
 
 def _reading(server: Server, method: Method | None) -> Reading:
-    name = method.name if method else ""
     return Reading(
         MAX_LOCAL_BODY_BYTES if server.settings.local else MAX_BODY_BYTES,
         too_large=server.knobs.oversized,
-        pause=partial(server.knobs.pause, name, server.knobs.pause_of(name)),
+        pause=server.knobs.pauses(method.name if method else ""),
     )
 
 

@@ -35,7 +35,8 @@ async def _calls(request: web.Request) -> web.Response:
 
 
 async def _held(request: web.Request) -> web.Response:
-    return web.json_response(request.app[SERVER].knobs.held)
+    server = request.app[SERVER]
+    return web.json_response({**server.knobs.held, "getUpdates": server.polls.waiting})
 
 
 async def _turn(request: web.Request) -> web.Response:

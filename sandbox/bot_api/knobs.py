@@ -6,6 +6,7 @@
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -106,15 +107,18 @@ class Knobs:
         self.oversized = Shape.JSON
         self.release()
 
-    def pause_of(self, method: str) -> float:
-        """Seconds before each piece of this call's body is read."""
-        return _taken(self._pauses, method) or 0.0
+    def pauses(self, method: str) -> Callable[[], Awaitable[None]]:
+        """What to await before each piece of this call's body; a release ends this one and all later ones."""
+        seconds = _taken(self._pauses, method) or 0.0
 
-    async def pause(self, method: str, seconds: float) -> None:
-        """Let a piece of a body wait; a release ends it."""
-        if seconds:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wait(method), seconds)
+        async def pause() -> None:
+            nonlocal seconds
+            if seconds:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wait(method), seconds)
+                    seconds = 0
+
+        return pause
 
     async def admit(self, method: str) -> Fault:
         """Wait while the method is held; say what is planned for the call.

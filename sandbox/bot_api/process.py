@@ -122,7 +122,7 @@ class BotApi:
         return {name: {int(status): n for status, n in by.items()} for name, by in counts.items()}
 
     def held(self, method: str) -> int:
-        """How many calls of the method wait for `release` now."""
+        """How many calls of the method wait for `release` now; of getUpdates, for an update."""
         return int(json.loads(self._ask("/inspect/held")).get(method, 0))
 
     def hold_after(self, method: str, count: int) -> None:

@@ -64,6 +64,10 @@ class Polls:
     def __init__(self) -> None:
         self._polls: dict[int, _Poll] = {}
 
+    @property
+    def waiting(self) -> int:
+        return len(self._polls)
+
     def posted(self) -> None:
         """Something may be new for any bot."""
         for poll in self._polls.values():

@@ -72,9 +72,17 @@ class RawClient:
 
 
 @asynccontextmanager
-async def ptb_client(api: BotApi, token: str = TOKEN) -> AsyncIterator[telegram.Bot]:
+async def ptb_client(
+    api: BotApi, token: str = TOKEN, *, local_mode: bool = False
+) -> AsyncIterator[telegram.Bot]:
     request = HTTPXRequest(read_timeout=30, media_write_timeout=30, httpx_kwargs={"trust_env": False})
-    bot = telegram.Bot(token, base_url=api.base_url, base_file_url=api.base_file_url, request=request)
+    bot = telegram.Bot(
+        token,
+        base_url=api.base_url,
+        base_file_url=api.base_file_url,
+        request=request,
+        local_mode=local_mode,
+    )
     async with bot:
         yield bot
 
