@@ -37,6 +37,17 @@ def test_every_test_that_the_page_on_reliability_names_exists() -> None:
         assert f"def {test}(" in module.read_text(encoding="utf-8"), test
 
 
+def test_every_line_of_the_page_on_the_stand_in_is_proved() -> None:
+    """Each line of its tables names tests, and they are there."""
+    text = (REPOSITORY / "docs" / "stand-in.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!-)(.*) \|$", text, re.MULTILINE)
+    assert [row for row in rows if not TEST_ID.search(row) and not row.endswith("| proved by")] == []
+
+    for file, test in TEST_ID.findall(text):
+        module = REPOSITORY / "tests" / "integration" / "bot_api" / file
+        assert f"def {test}(" in module.read_text(encoding="utf-8"), test
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     """Relative links in the documents name files that exist."""
     for document in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]:

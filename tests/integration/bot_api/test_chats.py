@@ -1,10 +1,13 @@
 """What a bot sees of its chats, and what it may pin and delete."""
 
+import json
+
+import aiohttp
 import pytest
 import telegram
 from telegram.error import BadRequest
 
-from tests.integration.bot_api.clients import RawClient
+from tests.integration.bot_api.clients import OTHER_TOKEN, RawClient, ptb_client
 
 
 async def test_the_bot_is_an_administrator_of_its_chats(
@@ -94,3 +97,68 @@ async def test_a_message_of_48_hours_cannot_be_deleted(
     assert refused.refusal == (400, 400, "Bad Request: message can't be deleted")
     with pytest.raises(BadRequest, match="Message can't be deleted"):
         await bot.delete_message(chat_id, old)
+
+
+async def test_several_are_deleted_at_once_and_missing_ones_passed_over(
+    bot: telegram.Bot, raw: RawClient, chat_id: int
+) -> None:
+    """All or none: one that is too old keeps the others."""
+    old, *young = [(await bot.send_document(chat_id, b"x")).message_id for _ in range(5)]
+    raw.api.advance_clock(2 * 86_400)
+    new = (await bot.send_document(chat_id, b"x")).message_id
+
+    with pytest.raises(BadRequest, match="Message can't be deleted"):
+        await bot.delete_messages(chat_id, [new, old])
+    assert await bot.delete_messages(chat_id, [new, 999])
+    refused = await raw.call("deleteMessages", json={"chat_id": chat_id, "message_ids": young})
+    none = await raw.call("deleteMessages", json={"chat_id": chat_id, "message_ids": []})
+    missing = await raw.call("deleteMessages", json={"chat_id": chat_id, "message_ids": [999]})
+
+    assert refused.refusal == (400, 400, "Bad Request: message can't be deleted")
+    assert none.refusal == (400, 400, "Bad Request: message identifiers are not specified")
+    assert missing.body == {"ok": True, "result": True}
+    assert [stored.message_id for stored in raw.api.messages(chat_id) if stored.deleted] == [new]
+
+
+async def test_a_bot_replaces_its_own_document_at_any_age(
+    bot: telegram.Bot, raw: RawClient, chat_id: int
+) -> None:
+    """Under the same message; what it held before keeps its file_id. Another bot may not."""
+    sent = await bot.send_document(chat_id, b"content")
+    assert sent.document is not None
+    raw.api.advance_clock(365 * 86_400)
+
+    tombstone = telegram.InputMediaDocument(b"removed", filename="removed.txt", caption="gone")
+    edited = await bot.edit_message_media(tombstone, chat_id, sent.message_id)
+    form = aiohttp.FormData({"chat_id": str(chat_id), "message_id": str(sent.message_id)})
+    form.add_field("media", json.dumps({"type": "document", "media": "attach://file"}))
+    form.add_field("file", b"again", filename="again.txt")
+    again = (await raw.call("editMessageMedia", data=form)).body["result"]
+
+    assert isinstance(edited, telegram.Message)
+    assert edited.document is not None
+    assert (edited.message_id, edited.document.file_name, edited.caption) == (1, "removed.txt", "gone")
+    assert (again["message_id"], again["document"]["file_name"]) == (1, "again.txt")
+    assert await (await bot.get_file(sent.document)).download_as_bytearray() == b"content"
+    async with ptb_client(raw.api, OTHER_TOKEN) as other:
+        with pytest.raises(BadRequest, match="Message can't be edited"):
+            await other.edit_message_media(tombstone, chat_id, sent.message_id)
+
+
+async def test_an_unpinned_message_gives_way_to_the_pin_before(
+    bot: telegram.Bot, raw: RawClient, chat_id: int
+) -> None:
+    """One that isn't there cannot be unpinned."""
+    first, second = [(await bot.send_document(chat_id, b"x")).message_id for _ in range(2)]
+    for message_id in (first, second):
+        await bot.pin_chat_message(chat_id, message_id)
+
+    await bot.unpin_chat_message(chat_id, second)
+    shown = (await bot.get_chat(chat_id)).pinned_message
+    await raw.call("unpinChatMessage", json={"chat_id": chat_id, "message_id": first})
+    missing = await raw.call("unpinChatMessage", json={"chat_id": chat_id, "message_id": 99})
+
+    assert shown is not None
+    assert shown.message_id == first
+    assert (await bot.get_chat(chat_id)).pinned_message is None
+    assert missing.refusal == (400, 400, "Bad Request: message to unpin not found")
