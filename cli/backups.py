@@ -131,10 +131,11 @@ def _why(due: Due) -> str:
 async def _expire(project: str | None, *, dry_run: bool) -> Sequence[Due]:
     async with control_plane() as database:
         expiry = Expiry(database, actor=user())
+        marked: list[Due] = []
+        while not dry_run and (some := await expiry.expire(project)):
+            marked += some
         due = await expiry.due(project)
-        while not dry_run and await expiry.expire(project):
-            pass
-        return due
+        return due if dry_run else [*marked, *(one for one in due if not one.goes)]
 
 
 def restore_lines(manifest: Manifest, folder: Path) -> str:

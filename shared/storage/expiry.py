@@ -45,7 +45,7 @@ EXPIRE = f"""
                 LIMIT $2
                   FOR UPDATE SKIP LOCKED))
            AND status = 'stored'
-        RETURNING id, project_id, job_id, dump_fence, expires_at
+        RETURNING id, project_id, job_id, dump_fence, created_at, expires_at
     ), parts AS (
         UPDATE control_plane.backup_parts AS part SET status = 'superseded', superseded_at = now()
           FROM chosen
@@ -55,15 +55,20 @@ EXPIRE = f"""
         SELECT $3, 'backup.expire', project_id, job_id, id, jsonb_build_object('expires_at', expires_at)
           FROM chosen
     )
-    SELECT id FROM chosen
+    SELECT id, project_id, created_at, expires_at, true AS goes FROM chosen ORDER BY expires_at, id
 """
 
+# Of a backup without any row nobody knows what was removed: all its documents count as left.
 SETTLE = """
     WITH settled AS (
         UPDATE control_plane.backups AS backup
            SET status = CASE WHEN remaining.documents > 0 THEN 'remote_remains' ELSE 'deleted' END,
                deleted_at = now(), revision = revision + 1
-          FROM (SELECT id, count(part.job_id) FILTER (WHERE part.status = 'remote_remains') AS documents
+          FROM (SELECT id,
+                       CASE WHEN count(part.job_id) = 0
+                            THEN part_count + (manifest_message_id IS NOT NULL)::int
+                            ELSE count(part.job_id) FILTER (WHERE part.status = 'remote_remains')
+                       END AS documents
                   FROM control_plane.backups
                   LEFT JOIN control_plane.backup_parts AS part USING (job_id, dump_fence)
                  WHERE backups.status = 'expiring'
@@ -119,11 +124,11 @@ class Expiry:
         async with self.database.session() as session:
             return [Due(**record) for record in await session.executor.fetch(DUE, project_id)]
 
-    async def expire(self, project_id: str | None = None) -> Sequence[UUID]:
-        """Mark those that go; the uploader removes their documents."""
+    async def expire(self, project_id: str | None = None) -> Sequence[Due]:
+        """Mark those that go, and return them; the uploader removes their documents."""
         async with self.database.session() as session:
             records = await session.executor.fetch(EXPIRE, project_id, _AT_MOST, self.actor)
-        return [record["id"] for record in records]
+        return [Due(**record) for record in records]
 
 
 def expiry_of(database: Database) -> Duty:
