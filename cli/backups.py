@@ -1,11 +1,12 @@
 """`pgferry backups …`: what is in the chat, and how to get it back.
 
-Only `fetch` loads the Telegram library.
+Only `fetch` loads the Telegram library; `cli.sending` and `cli.records` have the commands that change.
 """
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -15,13 +16,15 @@ import typer
 from cli.output import counted, show_fields, show_json, show_table, size_of
 from cli.run import CannotDo, control_plane, finished, settings_or_exit, user
 from cli.settings import FetchSettings
+from shared.contracts.backup import BackupStatus, BackupType
 from shared.contracts.job import Compression, Format
-from shared.contracts.manifest import Manifest
-from shared.storage.backups import Backup
+from shared.contracts.manifest import AnyManifest, DumpRecord, Manifest
+from shared.storage.backups import Backup, Filters
 from shared.storage.expiry import Due, Expiry
+from shared.storage.parts import PartRow
 
 app = typer.Typer(
-    no_args_is_help=True, help="List backups, bring one back from the chat, end those whose time is over."
+    no_args_is_help=True, help="List backups, bring one back from the chat, send files, end what is over."
 )
 
 BackupId = Annotated[UUID, typer.Argument(help="As `pgferry backups list` shows it.")]
@@ -41,23 +44,29 @@ _FIRST_WITH_TRANSACTION_TIMEOUT = 17
 @app.command("list")
 def list_backups(
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
+    type: Annotated[BackupType | None, typer.Option(help="Only these.")] = None,  # noqa: A002
+    status: Annotated[BackupStatus | None, typer.Option(help="Only these.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Made then or later, UTC.")] = None,
+    before: Annotated[datetime | None, typer.Option(help="Made before then, UTC.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """The newest backups first.
 
-    Example: pgferry backups list --project acme
+    Example: pgferry backups list --project acme --status stored --since 2026-11-01
     """
-    backups = finished(_list(project, limit))
+    filters = Filters(project, type, status, _utc(since), _utc(before))
+    backups = finished(_list(filters, limit))
     if as_json:
         show_json([asdict(backup) for backup in backups])
         return
     show_table(
-        ("BACKUP", "PROJECT", "STATUS", "SIZE", "PARTS", "TABLES", "ROWS", "CREATED", "EXPIRES"),
+        ("BACKUP", "PROJECT", "TYPE", "STATUS", "SIZE", "PARTS", "TABLES", "ROWS", "CREATED", "EXPIRES"),
         [
             (
                 backup.id,
                 backup.project_id,
+                backup.type,
                 backup.status,
                 size_of(backup.size_bytes),
                 backup.part_count,
@@ -96,10 +105,11 @@ def fetch(
     From there on only standard tools are needed; the command prints them.
     """
     manifest = finished(_fetch(backup_id, to))
-    parts, size = counted(len(manifest.parts), "part"), size_of(manifest.dump.stored.size_bytes)
+    parts, size = counted(len(manifest.parts), "part"), size_of(manifest.stored.size_bytes)
     typer.echo(f"{parts}, {size}, checked, in {to}", err=True)
     typer.echo(restore_lines(manifest, to))
-    typer.echo(note_for_older_servers(manifest.dump.client_version), err=True, nl=False)
+    if isinstance(manifest, Manifest):
+        typer.echo(note_for_older_servers(manifest.dump.client_version), err=True, nl=False)
 
 
 @app.command()
@@ -131,25 +141,33 @@ def _why(due: Due) -> str:
 async def _expire(project: str | None, *, dry_run: bool) -> Sequence[Due]:
     async with control_plane() as database:
         expiry = Expiry(database, actor=user())
+        marked: list[Due] = []
+        while not dry_run and (some := await expiry.expire(project)):
+            marked += some
         due = await expiry.due(project)
-        while not dry_run and await expiry.expire(project):
-            pass
-        return due
+        return due if dry_run else [*marked, *(one for one in due if not one.goes)]
 
 
-def restore_lines(manifest: Manifest, folder: Path) -> str:
-    """The standard commands that restore this backup into an empty database.
+def restore_lines(manifest: AnyManifest, folder: Path) -> str:
+    """The standard commands that restore this backup into an empty database, or put the file together.
 
     They are one list of `&&`: psql would commit what it got of a stream whose parts are not right.
     """
-    steps = [
+    if isinstance(manifest, Manifest):
+        last = " | ".join(_restoring(manifest.dump))
+    else:
+        last = f"cat part-* > {shlex.quote(manifest.filename)}"
+    return f"cd {shlex.quote(str(folder))} &&\nsha256sum -c SHA256SUMS &&\n{last}"
+
+
+def _restoring(dump: DumpRecord) -> list[str]:
+    return [
         "cat part-*",
-        *(["age -d -i KEY_FILE"] if manifest.dump.encryption else []),
-        *_DECOMPRESS[manifest.dump.compression],
-        *_AS_SQL[manifest.dump.format],
+        *(["age -d -i KEY_FILE"] if dump.encryption else []),
+        *_DECOMPRESS[dump.compression],
+        *_AS_SQL[dump.format],
         'psql -X -v ON_ERROR_STOP=1 --single-transaction "$TARGET_URL"',
     ]
-    return f"cd {shlex.quote(str(folder))} &&\nsha256sum -c SHA256SUMS &&\n" + " | ".join(steps)
 
 
 def note_for_older_servers(client_version: str) -> str:
@@ -162,9 +180,18 @@ def note_for_older_servers(client_version: str) -> str:
     )
 
 
-async def _list(project: str | None, limit: int) -> list[Backup]:
+async def _list(filters: Filters, limit: int) -> list[Backup]:
     async with control_plane() as database, database.session() as session:
-        return await session.backups.list(project_id=project, limit=limit)
+        return await session.backups.list(filters, limit=limit)
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment else None
+
+
+async def _parts(backup_id: UUID) -> Sequence[PartRow]:
+    async with control_plane() as database, database.session() as session:
+        return await session.parts.of_backup(backup_id)
 
 
 async def _find(backup_id: UUID) -> Backup:
@@ -175,11 +202,11 @@ async def _find(backup_id: UUID) -> Backup:
     return backup
 
 
-async def _fetch(backup_id: UUID, to: Path) -> Manifest:
+async def _fetch(backup_id: UUID, to: Path) -> AnyManifest:
     from cli.fetch import fetch_backup  # noqa: PLC0415 - see the module's docstring
 
     settings = settings_or_exit(FetchSettings)
     backup = await _find(backup_id)
     if backup.status != "stored":
         raise CannotDo(f"backup {backup_id} is {backup.status}: its documents are taken out of the chat")
-    return await fetch_backup(settings, backup, to)
+    return await fetch_backup(settings, backup, await _parts(backup_id), to)

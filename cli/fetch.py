@@ -1,4 +1,5 @@
-"""Brings a backup back from the chat into a folder: manifest, parts, SHA256SUMS.
+"""Brings a backup back from the chat into a folder: manifest, parts, SHA256SUMS. Of an adopted message, which
+has no manifest, the database says the hash.
 
 `pgferry backups fetch` calls it. Nothing gets its final name before its size and hash were checked.
 """
@@ -6,17 +7,18 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cli.run import CannotDo
 from cli.settings import FetchSettings
 from shared.contracts.errors import TemporaryError, Unavailable
-from shared.contracts.manifest import Manifest, SentPart
+from shared.contracts.manifest import AnyManifest, FileManifest, SentPart, Stream, manifest_of
 from shared.runtime.signing import MANIFEST, Signer
 from shared.storage.backups import Backup
+from shared.storage.parts import PartRow
 from shared.storage.spool import MANIFEST_FILE, part_name
 from shared.telegram.client import TelegramChatStore, open_telegram
 
@@ -27,13 +29,18 @@ _ATTEMPTS = 3
 _RETRY_SECONDS = 1.0
 
 
-async def fetch_backup(settings: FetchSettings, backup: Backup, folder: Path) -> Manifest:
-    """Raises CannotDo, NotAuthentic, Fatal or a Failure; parts that came back whole stay."""
+async def fetch_backup(
+    settings: FetchSettings, backup: Backup, rows: Sequence[PartRow], folder: Path
+) -> AnyManifest:
+    """Raises CannotDo, NotAuthentic, Fatal or a Failure; parts that came back whole stay.
+
+    `rows`: of its parts, for a backup that has no manifest.
+    """
     signer = Signer.of(settings.signing_secrets, purpose=MANIFEST)
     async with open_telegram(settings.bot_token.get_secret_value(), settings.telegram_api_url) as telegram:
         await telegram.introduce()
         _require_sender(telegram, backup)
-        return await Fetch(telegram, signer)(backup, folder)
+        return await Fetch(telegram, signer)(backup, rows, folder)
 
 
 def _require_sender(telegram: TelegramChatStore, backup: Backup) -> None:
@@ -49,9 +56,9 @@ class Fetch:
     telegram: TelegramChatStore
     signer: Signer
 
-    async def __call__(self, backup: Backup, folder: Path) -> Manifest:
+    async def __call__(self, backup: Backup, rows: Sequence[PartRow], folder: Path) -> AnyManifest:
         _prepare(folder)
-        manifest = await self._manifest(backup, folder)
+        manifest = _adopted(backup, rows) if backup.adopted else await self._manifest(backup, folder)
         gate = asyncio.Semaphore(_DOWNLOADS_AT_ONCE)
         await asyncio.gather(*(self._part(part, folder, gate) for part in manifest.parts))
         paths = [folder / part_name(part.index) for part in manifest.parts]
@@ -59,7 +66,7 @@ class Fetch:
         _write_sums(folder, manifest)
         return manifest
 
-    async def _manifest(self, backup: Backup, folder: Path) -> Manifest:
+    async def _manifest(self, backup: Backup, folder: Path) -> AnyManifest:
         """The manifest, if it is the one that was recorded and one of our keys signed it."""
         if backup.manifest_file_id is None:
             raise CannotDo(f"backup {backup.id} was recorded without a manifest")
@@ -69,7 +76,7 @@ class Fetch:
                 raise CannotDo("the manifest in the chat is not the one that was recorded")
             document = json.loads(staging.read_bytes())
             self.signer.verify(document)
-        return Manifest.model_validate(document)
+        return manifest_of(document)
 
     async def _part(self, part: SentPart, folder: Path, gate: asyncio.Semaphore) -> None:
         async with gate:
@@ -86,6 +93,25 @@ class Fetch:
             except (TemporaryError, Unavailable):
                 await asyncio.sleep(_RETRY_SECONDS)
         return await self.telegram.fetch(file_id, target, size_bytes=size_bytes)
+
+
+def _adopted(backup: Backup, rows: Sequence[PartRow]) -> FileManifest:
+    """What its manifest would say; it is written nowhere, for nobody has signed it."""
+    parts = [SentPart(**row.part.model_dump(), **asdict(row.sent)) for row in rows if row.sent]
+    if len(parts) != backup.part_count:
+        raise CannotDo(f"backup {backup.id} was adopted, and where its document is has been forgotten")
+    return FileManifest(
+        backup_id=backup.id,
+        created_at=backup.created_at,
+        expires_at=backup.expires_at,
+        bot_id=backup.bot_id,
+        filename=backup.filename,
+        caption=backup.caption,
+        storage_path=backup.storage_path,
+        project_id=backup.project_id,
+        stored=Stream(size_bytes=backup.size_bytes, sha256=backup.sha256),
+        parts=tuple(parts),
+    )
 
 
 @contextmanager
@@ -105,17 +131,17 @@ def _prepare(folder: Path) -> None:
         raise CannotDo(f"{folder} is not empty")
 
 
-def _require_whole(manifest: Manifest, paths: Iterable[Path]) -> None:
+def _require_whole(manifest: AnyManifest, paths: Iterable[Path]) -> None:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
             while piece := file.read(1024 * 1024):
                 digest.update(piece)
-    if digest.hexdigest() != manifest.dump.stored.sha256:
+    if digest.hexdigest() != manifest.stored.sha256:
         raise CannotDo("the parts are right but do not make the whole that the manifest names")
 
 
-def _write_sums(folder: Path, manifest: Manifest) -> None:
+def _write_sums(folder: Path, manifest: AnyManifest) -> None:
     """In sha256sum's format, parts in order."""
     lines = [f"{part.sha256}  {part_name(part.index)}\n" for part in manifest.parts]
     (folder / SUMS_FILE).write_text("".join(lines), encoding="ascii")

@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from cli.output import show_fields, show_json, show_table
-from cli.run import CannotDo, control_plane, fail, finished
+from cli.run import CannotDo, control_plane, fail, finished, refuse_options
 from shared.contracts.job import FINAL, Compression, ExportOptions, Format, Priority, Status
 from shared.storage.cancel import Cancellation, Way
 from shared.storage.cancel import cancel as cancel_job
@@ -35,7 +35,7 @@ def export(
     filename: Annotated[str | None, typer.Option(help="Begins every document's name.")] = None,
     storage_path: Annotated[str | None, typer.Option(help="A label like invoices/2026.")] = None,
     expires_in_days: Annotated[
-        int | None, typer.Option(help="Recorded; this version deletes nothing.")
+        int | None, typer.Option(help="From then on uploaders delete it, unless it is the newest.")
     ] = None,
     notify_email: Annotated[
         str | None, typer.Option(help="Kept with the request; this version mails nobody.")
@@ -60,7 +60,7 @@ def export(
             notify_email=notify_email,
         )
     except ValidationError as error:
-        fail(*_problems(error), code=2)
+        refuse_options(error, project_id="PROJECT")
     job = finished(_export(options, wait=wait))
     _show(job, as_json=as_json)
     if wait and job.status is not Status.COMPLETED:
@@ -188,16 +188,6 @@ def _came_to(done: Cancellation) -> str:
         return f"cancelled {job.id} of project {job.project_id}{by}"
     again = " again" if done.way is Way.ASKED_BEFORE else ""
     return f"told the worker of {job.id} of project {job.project_id}{again} to stop ({job.stage})"
-
-
-def _problems(error: ValidationError) -> list[str]:
-    """One for each option, named as it is typed."""
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    return [f"{_option(str(problem['loc'][0]))}: {problem['msg']}" for problem in problems]
-
-
-def _option(field: str) -> str:
-    return "PROJECT" if field == "project_id" else "--" + field.replace("_", "-")
 
 
 def _said_of(accepted: Accepted) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import backups, catalogue, dlq, doctor, jobs, keys
+from cli import backups, catalogue, dlq, doctor, jobs, keys, records, sending
 from cli.run import control_plane, fail, finished, settings_or_exit
 from cli.settings import BrokerSettings, DevelopmentSettings
 
@@ -29,6 +29,8 @@ broker_app = typer.Typer(no_args_is_help=True, help="The broker's exchanges and 
 
 app.command()(jobs.export)
 app.add_typer(jobs.app, name="jobs")
+for command in (sending.send, sending.record, records.update, records.delete, records.stats):
+    backups.app.command()(command)
 app.add_typer(backups.app, name="backups")
 app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(doctor.app, name="doctor")

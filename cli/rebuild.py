@@ -18,7 +18,7 @@ from cli.run import CannotDo
 from cli.settings import CatalogueSettings, RebuildSettings
 from shared.contracts.catalogue import Catalogue, CatalogueEntry
 from shared.contracts.errors import PermanentError, TemporaryError
-from shared.contracts.manifest import Manifest, Part
+from shared.contracts.manifest import AnyManifest, Part, manifest_of
 from shared.runtime.signing import CATALOGUE, MANIFEST, NotAuthentic, Signer
 from shared.storage.database import Database
 from shared.storage.parts import Sent
@@ -109,7 +109,7 @@ class Rebuild:
             return Rebuilt(entry.backup_id, entry.project_id, "refused", str(error))
         return Rebuilt(entry.backup_id, entry.project_id, "added" if added else "known")
 
-    async def _manifest(self, entry: CatalogueEntry) -> tuple[Manifest, Part]:
+    async def _manifest(self, entry: CatalogueEntry) -> tuple[AnyManifest, Part]:
         """The manifest that the entry means, and its size and hash."""
         with tempfile.TemporaryDirectory(prefix="pgferry-") as directory:
             target = Path(directory, "manifest")
@@ -120,14 +120,14 @@ class Rebuild:
         try:
             document = json.loads(content)
             self.signer.verify(document)
-            manifest = Manifest.model_validate(document)
+            manifest = manifest_of(document)
         except (ValueError, ValidationError) as error:
             raise CannotDo("the manifest in the chat cannot be read") from error
         if (manifest.backup_id, manifest.bot_id) != (entry.backup_id, self.telegram.bot_id):
             raise CannotDo("the manifest in the chat is another backup's")
         return manifest, Part(index=0, size_bytes=len(content), sha256=entry.sha256)
 
-    async def _record(self, entry: CatalogueEntry, manifest: Manifest, document: Part) -> bool:
+    async def _record(self, entry: CatalogueEntry, manifest: AnyManifest, document: Part) -> bool:
         """With the time of expiry that the catalogue has: it may have been changed since."""
         sent = Sent(
             bot_id=manifest.bot_id,

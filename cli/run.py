@@ -1,18 +1,19 @@
 """Runs a command's coroutine and turns what it raises into one sentence and an exit code.
 
-0 done · 1 could not be done · 2 wrong usage or settings · 130 stopped by Ctrl-C
+0 done · 1 could not be done · 2 wrong usage or settings · 3 done in part · 130 stopped by Ctrl-C
 """
 
 import asyncio
 import getpass
 import logging
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, TypeVar
 
 import asyncpg
 import typer
+from pydantic import ValidationError
 
 from cli.settings import DatabaseSettings
 from shared.contracts.errors import Failure
@@ -23,6 +24,7 @@ from shared.storage.database import Database, open_database, reaching_database
 
 Result = TypeVar("Result")
 
+DONE_IN_PART = 3
 _INTERRUPTED = 130  # what a shell reports after SIGINT
 
 
@@ -72,6 +74,16 @@ async def control_plane() -> AsyncIterator[Database]:
 def refuse_url(variable: str) -> NoReturn:
     """Exit with 2 for a URL that nobody can parse; what the parser says may hold a piece of a password."""
     fail(f"{variable}: cannot be read as a URL; in a password write / # @ : as %2F %23 %40 %3A", code=2)
+
+
+def refuse_options(error: ValidationError, **names: str) -> NoReturn:
+    """Exit with 2 and a line for each problem; an option is called like its field, or as `names` says."""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    fail(*(f"{_option(str(problem['loc'][0]), names)}: {problem['msg']}" for problem in problems), code=2)
+
+
+def _option(field: str, names: Mapping[str, str]) -> str:
+    return names.get(field, "--" + field.replace("_", "-"))
 
 
 async def _reach(database: Database) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from shared.runtime.settings import Separated, Settings
-from shared.runtime.store_settings import StoreSettings
+from shared.runtime.store_settings import PostingSettings, StoreSettings
 
 
 class DatabaseSettings(Settings):
@@ -22,6 +22,10 @@ class LetterSettings(DatabaseSettings, BrokerSettings):
 
 class FetchSettings(DatabaseSettings, StoreSettings):
     """Enough to find a backup and bring it back."""
+
+
+class SendSettings(DatabaseSettings, PostingSettings):
+    """Enough to send a file to the chat and record it."""
 
 
 class CatalogueSettings(StoreSettings):

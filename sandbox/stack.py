@@ -24,7 +24,7 @@ from sandbox.process import Child, spawn, wait_until
 
 REPOSITORY = Path(__file__).parents[1]
 ROLES_SQL = REPOSITORY / "deploy" / "sql" / "roles.sql"
-ROLES = ("gateway", "exporter", "uploader", "dump")
+ROLES = ("gateway", "exporter", "uploader", "operator", "dump")
 START_SECONDS = 60.0
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -6,7 +6,8 @@ DO $$
 DECLARE
     role text;
 BEGIN
-    FOREACH role IN ARRAY ARRAY['pgferry_gateway', 'pgferry_exporter', 'pgferry_uploader', 'pgferry_dump'] LOOP
+    FOREACH role IN ARRAY ARRAY['pgferry_gateway', 'pgferry_exporter', 'pgferry_uploader', 'pgferry_operator',
+                                'pgferry_dump'] LOOP
         BEGIN
             EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE', role);
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
@@ -18,9 +19,11 @@ $$;
 
 -- What an earlier version needed and this one does not is taken back.
 BEGIN;
-REVOKE ALL ON ALL TABLES IN SCHEMA control_plane FROM pgferry_gateway, pgferry_exporter, pgferry_uploader;
+REVOKE ALL ON ALL TABLES IN SCHEMA control_plane
+    FROM pgferry_gateway, pgferry_exporter, pgferry_uploader, pgferry_operator;
 
-GRANT USAGE ON SCHEMA control_plane TO pgferry_gateway, pgferry_exporter, pgferry_uploader;
+GRANT USAGE ON SCHEMA control_plane
+    TO pgferry_gateway, pgferry_exporter, pgferry_uploader, pgferry_operator;
 
 -- Every service: its half of the jobs, its messages, and what it did.
 GRANT SELECT, UPDATE ON control_plane.jobs TO pgferry_gateway, pgferry_exporter, pgferry_uploader;
@@ -46,6 +49,15 @@ GRANT INSERT, UPDATE ON control_plane.backup_parts TO pgferry_uploader;
 GRANT INSERT ON control_plane.suspected_sends TO pgferry_uploader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.lane_entries TO pgferry_uploader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.catalogues TO pgferry_uploader;
+
+-- Whoever types `pgferry backups …`, or uses the library: sends files, keeps the record, touches no job.
+GRANT SELECT ON control_plane.projects TO pgferry_operator;
+GRANT SELECT (id, fence, lease_until, cancel_requested_at) ON control_plane.jobs TO pgferry_operator;
+GRANT SELECT, INSERT, UPDATE (status, expiring_at, caption, storage_path, expires_at, revision)
+    ON control_plane.backups TO pgferry_operator;
+GRANT SELECT, INSERT, UPDATE ON control_plane.backup_parts TO pgferry_operator;
+GRANT INSERT ON control_plane.suspected_sends, control_plane.audit_log TO pgferry_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.lane_entries TO pgferry_operator;
 
 -- Exporters and uploaders agree on one spool.
 GRANT SELECT, INSERT, UPDATE (only_row) ON control_plane.spool TO pgferry_exporter, pgferry_uploader;

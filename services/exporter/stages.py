@@ -21,7 +21,7 @@ from isal import isal_zlib
 from services.exporter.copy_counter import CopyCounter, Table
 from services.exporter.tar_counter import TarCounter
 from shared.contracts.job import Compression, Format
-from shared.contracts.manifest import Part, Stream
+from shared.contracts.manifest import Part, Stream, part_limit
 from shared.runtime.worker import Progress
 from shared.storage.spool import Prefix, part_name, write_all
 
@@ -188,14 +188,6 @@ class Cut:
         self.size_bytes += size
         self.progress.counts["stored_bytes"] = self.size_bytes
         self.parts.append(Part(index=index, size_bytes=size, sha256=digest.hexdigest()))
-
-
-def part_limit(index: int, part_size_bytes: int) -> int:
-    """The largest size of part `index`: Telegram throttles uploads of equal size, so sizes differ.
-
-    At 19 MiB the step is 4 KiB; smaller parts, as tests use, step in proportion.
-    """
-    return part_size_bytes - (part_size_bytes // 4864) * (index % 64)
 
 
 def parsed_recipients(recipients: Sequence[str]) -> list["pyrage.x25519.Recipient"]:

@@ -1,4 +1,5 @@
-"""The uploader's duty to delete from the chat what failed, cancelled and repeated dumps have sent.
+"""The uploader's duty to delete from the chat what failed, cancelled and repeated dumps have sent, what has
+expired, and files that were not sent whole.
 
 Each call is made before its rows say so: a process that dies in between leaves them to the next round, which
 finds the documents gone and marks them.
@@ -37,6 +38,7 @@ class Remover:
         the chat; who is told to wait ends the round.
         """
         counts = dict.fromkeys(KINDS, 0)
+        await self.parts.supersede_abandoned()
         counts["suspected"] = await self.parts.settle_unanswered()
         try:
             await self._remove(counts)

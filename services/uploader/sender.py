@@ -1,4 +1,7 @@
-"""Sends one document and keeps its row true: `sending` before the call, `sent` after the answer."""
+"""Sends one document and keeps its row true: `sending` before the call, `sent` after the answer.
+
+`Upload` calls it for a job's documents, `services.uploader.files` for those of an operator's file.
+"""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,11 +14,10 @@ import structlog
 from services.uploader.lane import Lane
 from services.uploader.metrics import FLOOD_WAIT_SECONDS, FLOOD_WAITS, SENT, SENT_BYTES, SUSPECTED
 from shared.contracts.errors import Failure, LeaseLost, Unavailable
-from shared.contracts.job import Claim
 from shared.contracts.manifest import Part
 from shared.runtime.startup import until_available
 from shared.storage.database import Database
-from shared.storage.parts import Kind, Sent
+from shared.storage.parts import Kind, Sent, Writer
 from shared.telegram.client import SentDocument, TelegramChatStore
 from shared.telegram.errors import FloodWait, may_be_done
 
@@ -30,14 +32,14 @@ class Sender:
     lane: Lane
 
     async def send(
-        self, claim: Claim, kind: Kind, part: Part, *, path: Path, filename: str, caption: str
+        self, claim: Writer, kind: Kind, part: Part, *, path: Path, filename: str, caption: str
     ) -> Sent:
-        """Send the file when it is this job's turn in the chat: a wait costs no attempt.
+        """Send the file when it is this set's turn in the chat: a wait costs no attempt.
 
         Raises LeaseLost before the call when this worker may not make it, or after it when it may not
         record it: the successor then sends the document again, and the manifest names that one.
         """
-        chat_id = self.chat_ids[part.index % len(self.chat_ids)]
+        chat_id = self._chat_of(part)
         call = partial(self.telegram.send, path, chat_id=chat_id, filename=filename, caption=caption)
         while True:
             try:
@@ -54,13 +56,28 @@ class Sender:
                 await until_available(partial(self._record, claim, kind, part, sent))
                 return sent
 
+    async def post(self, part: Part, *, path: Path, filename: str, caption: str) -> Sent:
+        """Send the file in its turn, and write no row. Raises a Failure."""
+        chat_id = self._chat_of(part)
+        while True:
+            try:
+                async with self.lane.turn(self.telegram.bot_id, chat_id, job_id=None):
+                    return self._sent(
+                        await self.telegram.send(path, chat_id=chat_id, filename=filename, caption=caption)
+                    )
+            except FloodWait as wait:
+                await self._sit_out(wait)
+
+    def _chat_of(self, part: Part) -> int:
+        return self.chat_ids[part.index % len(self.chat_ids)]
+
     async def _sit_out(self, wait: FloodWait) -> None:
         log.info("Telegram asks to wait", seconds=wait.seconds)
         FLOOD_WAITS.inc()
         FLOOD_WAIT_SECONDS.inc(wait.seconds)
         await self.lane.sit_out(wait)
 
-    async def _announce(self, claim: Claim, kind: Kind, part: Part, chat_id: int) -> None:
+    async def _announce(self, claim: Writer, kind: Kind, part: Part, chat_id: int) -> None:
         async with self.database.session() as session:
             again = await session.parts.sending(
                 claim, kind, part.index, bot_id=self.telegram.bot_id, chat_id=chat_id
@@ -69,7 +86,7 @@ class Sender:
             SUSPECTED.inc()
             log.warning("sent again: the outcome of the call before is not known", index=part.index)
 
-    async def _take_back(self, claim: Claim, kind: Kind, part: Part) -> None:
+    async def _take_back(self, claim: Writer, kind: Kind, part: Part) -> None:
         """A call that came to nothing is not suspected. If this cannot be written, it is: nothing is lost."""
         with suppress(Unavailable, LeaseLost):
             async with self.database.session() as session:
@@ -84,7 +101,7 @@ class Sender:
             file_unique_id=receipt.file_unique_id,
         )
 
-    async def _record(self, claim: Claim, kind: Kind, part: Part, sent: Sent) -> None:
+    async def _record(self, claim: Writer, kind: Kind, part: Part, sent: Sent) -> None:
         """Worth repeating for as long as the lease lives: without it the document must be sent again."""
         async with self.database.session() as session:
             await session.parts.sent(claim, kind, part.index, sent=sent)

@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 
 from services.uploader import naming
-from services.uploader.manifest import finished_manifest
+from services.uploader.manifest import finished_manifest, sent_part
 from services.uploader.metrics import BACKUP_BYTES
 from services.uploader.sender import Sender
 from shared.contracts.envelope import envelope_of
@@ -75,7 +75,7 @@ class Upload:
         done: list[SentPart] = []
         for row in rows:
             sent = row.sent or await self._send_part(claim, prefix, dump, row.part)
-            done.append(_sent_part(row.part, sent))
+            done.append(sent_part(row.part, sent))
             progress.counts["parts_sent"] = len(done)
         return done
 
@@ -140,13 +140,3 @@ def _require_live(rows: Sequence[PartRow]) -> None:
     """A set of which something was given up is to be deleted from the chat. Raises DumpLost."""
     if any(row.status in GIVEN_UP for row in rows):
         raise DumpLost("parts_given_up", "Parts of this dump were given up in the chat; it is made again.")
-
-
-def _sent_part(part: Part, sent: Sent) -> SentPart:
-    return SentPart(
-        **part.model_dump(),
-        chat_id=sent.chat_id,
-        message_id=sent.message_id,
-        file_id=sent.file_id,
-        file_unique_id=sent.file_unique_id,
-    )

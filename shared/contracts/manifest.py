@@ -1,16 +1,22 @@
 """What is written beside a backup: `dump.json` in the spool, the manifest in the chat.
 
 The exporter writes `Dump`; the uploader adds the messages and makes the `Manifest`; `pgferry backups
-fetch` reads it. Sizes are bytes, times UTC, hashes lower-case hexadecimal SHA-256.
+fetch` reads it. A file that an operator sent has a `FileManifest`. Sizes are bytes, times UTC, hashes
+lower-case hexadecimal SHA-256.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter
 
 from shared.contracts.job import Compression, Format, ProjectId
+
+#: A bot gets back at most 20 MiB of what it sent.
+PART_SIZE_BYTES: Final = 19 * 1024 * 1024
+#: The dump fence of a set of documents that no job has sent: every dump's is greater.
+NO_DUMP: Final = 0
 
 Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -146,10 +152,9 @@ class SentPart(Part):
     file_unique_id: str
 
 
-class Manifest(Document):
-    """The commit point of a backup: the last document sent, naming one message for each part."""
+class SentBackup(Document):
+    """What every manifest says; it is a backup's last document, and names one message for each part."""
 
-    kind: Literal["pgferry.manifest.v1"] = "pgferry.manifest.v1"
     backup_id: UUID
     type: Literal["database", "storage", "logs"] = "database"
     created_at: AwareDatetime
@@ -159,5 +164,70 @@ class Manifest(Document):
     """Name of the whole stored stream, e.g. `acme-20261121T220000Z-1a2b3c4d.sql.zst.age`."""
     caption: str | None
     storage_path: str | None
-    dump: DumpRecord
     parts: tuple[SentPart, ...] = Field(min_length=1)
+
+
+class Manifest(SentBackup):
+    """Of a dump."""
+
+    kind: Literal["pgferry.manifest.v1"] = "pgferry.manifest.v1"
+    dump: DumpRecord
+
+    @property
+    def project_id(self) -> str:
+        return self.dump.project_id
+
+    @property
+    def stored(self) -> Stream:
+        return self.dump.stored
+
+    @property
+    def set_id(self) -> UUID:
+        """What the rows of its documents are found by, with `dump_fence`."""
+        return self.dump.job_id
+
+    @property
+    def dump_fence(self) -> int:
+        return self.dump.dump_fence
+
+
+class FileManifest(SentBackup):
+    """Of a file that an operator sent as it is: no job has made it, and its set has the backup's id."""
+
+    kind: Literal["pgferry.file.v1"] = "pgferry.file.v1"
+    project_id: ProjectId
+    stored: Stream
+
+    @property
+    def set_id(self) -> UUID:
+        return self.backup_id
+
+    @property
+    def dump_fence(self) -> int:
+        return NO_DUMP
+
+
+AnyManifest = Manifest | FileManifest
+_ANY: Final[TypeAdapter[AnyManifest]] = TypeAdapter(Annotated[AnyManifest, Field(discriminator="kind")])
+
+
+def manifest_of(document: object) -> AnyManifest:
+    """Raises ValidationError."""
+    return _ANY.validate_python(document)
+
+
+def part_limit(index: int, part_size_bytes: int) -> int:
+    """The largest size of part `index`: Telegram throttles uploads of equal size, so sizes differ.
+
+    At 19 MiB the step is 4 KiB; smaller parts, as tests use, step in proportion.
+    """
+    return part_size_bytes - (part_size_bytes // 4864) * (index % 64)
+
+
+def part_sizes(size_bytes: int, part_size_bytes: int) -> list[int]:
+    """How a file of this size is cut; nothing of an empty one."""
+    sizes: list[int] = []
+    while size_bytes:
+        sizes.append(min(size_bytes, part_limit(len(sizes), part_size_bytes)))
+        size_bytes -= sizes[-1]
+    return sizes

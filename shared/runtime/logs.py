@@ -70,6 +70,11 @@ def configure(*, service: str, level: str = "INFO", secrets: Iterable[str] = ())
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """Also for a program that logs in its own way: some libraries write URLs, which hold the bot's token."""
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _SILENT:

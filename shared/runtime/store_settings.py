@@ -1,6 +1,6 @@
 """What whoever reads or writes the chat must be told: the bot, and the keys of its manifests.
 
-The uploader and `pgferry backups fetch` share them.
+The uploader and the commands share them.
 """
 
 from typing import Annotated
@@ -36,3 +36,18 @@ class StoreSettings(Settings):
     @property
     def signing_secrets(self) -> list[str]:
         return [key.get_secret_value() for key in self.signing_keys]
+
+
+class PostingSettings(StoreSettings):
+    """What whoever posts must be told too: where, and how often."""
+
+    chat_ids: Annotated[tuple[int, ...], *Separated] = Field(alias="TELEGRAM_CHAT_ID", min_length=1)
+    """Comma-separated ids of chats where the bot may post; parts are spread over them in turn.
+    In the first it should also be allowed to pin and delete: the catalogue is there."""
+
+    lane_messages: int = Field(default=20, ge=0, alias="PGFERRY_LANE_MESSAGES")
+    """Posts of this bot in one chat in any `PGFERRY_LANE_WINDOW_SECONDS`, over all uploaders: Telegram's
+    limit. 0: no limit, for a Bot API server of your own."""
+
+    lane_window_seconds: float = Field(default=60, gt=0, le=3600, alias="PGFERRY_LANE_WINDOW_SECONDS")
+    """The time in which `PGFERRY_LANE_MESSAGES` are counted."""

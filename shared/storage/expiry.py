@@ -1,4 +1,4 @@
-"""Ends backups whose time is over: a duty of the uploader, and `pgferry backups expire`.
+"""Ends backups whose time is over: a duty of the uploader, and `pgferry backups expire` and `delete`.
 
 What is marked `expiring` leaves the catalogue, and its documents are superseded, so that the removal of
 `services.uploader.removal` takes them out of the chat, the manifest first. When none is left to be removed
@@ -33,6 +33,12 @@ DUE = f"""
      ORDER BY expires_at, id
 """
 
+_SUPERSEDE = """
+    UPDATE control_plane.backup_parts AS part SET status = 'superseded', superseded_at = now()
+      FROM chosen
+     WHERE part.job_id = chosen.job_id AND part.dump_fence = chosen.dump_fence AND part.status = 'sent'
+"""
+
 # Choosing and marking are one statement, and the newest is never chosen: two at once cannot take the last.
 EXPIRE = f"""
     WITH chosen AS (
@@ -45,25 +51,41 @@ EXPIRE = f"""
                 LIMIT $2
                   FOR UPDATE SKIP LOCKED))
            AND status = 'stored'
-        RETURNING id, project_id, job_id, dump_fence, expires_at
-    ), parts AS (
-        UPDATE control_plane.backup_parts AS part SET status = 'superseded', superseded_at = now()
-          FROM chosen
-         WHERE part.job_id = chosen.job_id AND part.dump_fence = chosen.dump_fence AND part.status = 'sent'
-    ), audit AS (
+        RETURNING id, project_id, job_id, dump_fence, created_at, expires_at
+    ), parts AS ({_SUPERSEDE}), audit AS (
         INSERT INTO control_plane.audit_log (actor, action, project_id, job_id, backup_id, detail)
         SELECT $3, 'backup.expire', project_id, job_id, id, jsonb_build_object('expires_at', expires_at)
           FROM chosen
     )
-    SELECT id FROM chosen
+    SELECT id, project_id, created_at, expires_at, true AS goes FROM chosen ORDER BY expires_at, id
 """
 
+# Whoever asks for one by name may, by a word of his own, also take the newest.
+DISCARD = f"""
+    WITH chosen AS (
+        UPDATE control_plane.backups AS old
+           SET status = 'expiring', expiring_at = now(), revision = revision + 1
+         WHERE id = $1 AND status = 'stored' AND ($2 OR {_NEWER})
+        RETURNING id, project_id, job_id, dump_fence
+    ), parts AS ({_SUPERSEDE}), audit AS (
+        INSERT INTO control_plane.audit_log (actor, action, project_id, job_id, backup_id, detail)
+        SELECT $3, 'backup.discard', project_id, job_id, id, jsonb_build_object('even_newest', $2)
+          FROM chosen
+    )
+    SELECT count(*) FROM chosen
+"""
+
+# Of a backup without any row nobody knows what was removed: all its documents count as left.
 SETTLE = """
     WITH settled AS (
         UPDATE control_plane.backups AS backup
            SET status = CASE WHEN remaining.documents > 0 THEN 'remote_remains' ELSE 'deleted' END,
                deleted_at = now(), revision = revision + 1
-          FROM (SELECT id, count(part.job_id) FILTER (WHERE part.status = 'remote_remains') AS documents
+          FROM (SELECT id,
+                       CASE WHEN count(part.job_id) = 0
+                            THEN part_count + (manifest_message_id IS NOT NULL)::int
+                            ELSE count(part.job_id) FILTER (WHERE part.status = 'remote_remains')
+                       END AS documents
                   FROM control_plane.backups
                   LEFT JOIN control_plane.backup_parts AS part USING (job_id, dump_fence)
                  WHERE backups.status = 'expiring'
@@ -119,11 +141,16 @@ class Expiry:
         async with self.database.session() as session:
             return [Due(**record) for record in await session.executor.fetch(DUE, project_id)]
 
-    async def expire(self, project_id: str | None = None) -> Sequence[UUID]:
-        """Mark those that go; the uploader removes their documents."""
+    async def expire(self, project_id: str | None = None) -> Sequence[Due]:
+        """Mark those that go, and return them; the uploader removes their documents."""
         async with self.database.session() as session:
             records = await session.executor.fetch(EXPIRE, project_id, _AT_MOST, self.actor)
-        return [record["id"] for record in records]
+        return [Due(**record) for record in records]
+
+    async def discard(self, backup_id: UUID, *, even_newest: bool = False) -> bool:
+        """Mark one, whenever its time is over. False unless it is stored, or for the newest good one."""
+        async with self.database.session() as session:
+            return bool(await session.executor.fetchval(DISCARD, backup_id, even_newest, self.actor))
 
 
 def expiry_of(database: Database) -> Duty:

@@ -3,23 +3,28 @@
 Every write quotes the worker's fence; a row is `sending` before the call and `sent` after the answer, so
 a crash in between is visible as a send whose outcome nobody knows. Such a document is sent again, and the
 call before is kept in `control_plane.suspected_sends`: its document may be in the chat, and has no row else.
+
+A set of documents that no job sends (`FileSet`) is written to by the one process that has made its id.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from typing import Protocol
 from uuid import UUID
 
 import asyncpg
 
 from shared.contracts.errors import LeaseLost
-from shared.contracts.job import Claim
-from shared.contracts.manifest import Part
+from shared.contracts.manifest import NO_DUMP, Part, SentPart
 from shared.storage.executor import Executor
 
+# The fence of a claim is never 0: what a job has sent is never written to without its lease.
 _HELD = """
-    EXISTS (SELECT FROM control_plane.jobs
-             WHERE id = $1 AND fence = $2 AND lease_until > now() AND cancel_requested_at IS NULL)
+    (EXISTS (SELECT FROM control_plane.jobs
+              WHERE id = $1 AND fence = $2 AND lease_until > now() AND cancel_requested_at IS NULL)
+     OR ($2 = 0 AND NOT EXISTS (SELECT FROM control_plane.jobs WHERE id = $1)))
 """
 
 _SUSPECT = """
@@ -91,9 +96,76 @@ _SUPERSEDE_ALL = """
      WHERE job_id = $1 AND status IN ('planned', 'sending', 'sent')
 """
 
+_ADD_SENT = """
+    INSERT INTO control_plane.backup_parts
+        (job_id, dump_fence, kind, index, status, size_bytes, sha256,
+         bot_id, chat_id, message_id, file_id, file_unique_id, sent_at)
+    SELECT $1, $2, $3, part.index, 'sent', part.size_bytes, part.sha256,
+           part.bot_id, part.chat_id, part.message_id, part.file_id, part.file_unique_id, $4
+      FROM unnest($5::int[], $6::bigint[], $7::text[],
+                  $8::bigint[], $9::bigint[], $10::bigint[], $11::text[], $12::text[])
+           AS part (index, size_bytes, sha256, bot_id, chat_id, message_id, file_id, file_unique_id)
+    ON CONFLICT (job_id, dump_fence, kind, index) DO NOTHING
+"""
+
+# The rows stay locked until the backup that names them is recorded.
+_WHOLE = """
+    SELECT count(*) FILTER (WHERE status = 'sent')
+      FROM (SELECT status FROM control_plane.backup_parts
+             WHERE job_id = $1 AND dump_fence = 0 FOR UPDATE) AS locked
+"""
+
+_SUPERSEDE_FILE = """
+    UPDATE control_plane.backup_parts SET status = 'superseded', superseded_at = now()
+     WHERE job_id = $1 AND dump_fence = 0 AND status IN ('planned', 'sending', 'sent')
+       AND NOT EXISTS (SELECT FROM control_plane.backups WHERE job_id = $1)
+"""
+
+_LOCK_MESSAGE = (
+    "SELECT pg_advisory_xact_lock("
+    "hashtextextended(format('pgferry message %s %s', $1::bigint, $2::bigint), 0))"
+)
+
+_IS_NAMED = """
+    SELECT EXISTS (SELECT FROM control_plane.backup_parts
+                    WHERE bot_id = $1 AND chat_id = $2 AND message_id = $3 AND status <> 'remote_remains')
+"""
+
+_OF_BACKUP = """
+    SELECT part.* FROM control_plane.backup_parts AS part
+      JOIN control_plane.backups AS backup USING (job_id, dump_fence)
+     WHERE backup.id = $1 AND part.kind = 'part' ORDER BY index
+"""
+
 
 #: Statuses of a document that is deleted, or to be deleted, from the chat.
 GIVEN_UP = frozenset({"superseded", "deleted", "remote_remains"})
+
+
+class Writer(Protocol):
+    """Who may write to a set's rows: a job's `Claim`, or the `FileSet` itself."""
+
+    @property
+    def job_id(self) -> UUID: ...
+    @property
+    def fence(self) -> int: ...
+    @property
+    def dump_fence(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileSet:
+    """The documents of one file that an operator sends; nobody else knows its id."""
+
+    job_id: UUID
+
+    @property
+    def fence(self) -> int:
+        return 0
+
+    @property
+    def dump_fence(self) -> int:
+        return NO_DUMP
 
 
 class Kind(StrEnum):
@@ -112,6 +184,11 @@ class Sent:
     file_unique_id: str
 
 
+def sent_of(bot_id: int, part: SentPart) -> Sent:
+    """As a manifest of this bot's says it."""
+    return Sent(bot_id, part.chat_id, part.message_id, part.file_id, part.file_unique_id)
+
+
 @dataclass(frozen=True, slots=True)
 class PartRow:
     part: Part
@@ -123,7 +200,7 @@ class Parts:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
-    async def plan(self, claim: Claim, kind: Kind, parts: Sequence[Part]) -> Sequence[PartRow]:
+    async def plan(self, claim: Writer, kind: Kind, parts: Sequence[Part]) -> Sequence[PartRow]:
         """Write a row for each part that has none, and return all of this set in order.
 
         A set belongs to one dump: rows of an earlier attempt at the same dump keep what they know.
@@ -146,7 +223,7 @@ class Parts:
     async def of(self, job_id: UUID, dump_fence: int | None, kind: Kind) -> Sequence[asyncpg.Record]:
         return await self._executor.fetch(_ROWS, job_id, dump_fence, kind.value)
 
-    async def sending(self, claim: Claim, kind: Kind, index: int, *, bot_id: int, chat_id: int) -> bool:
+    async def sending(self, claim: Writer, kind: Kind, index: int, *, bot_id: int, chat_id: int) -> bool:
         """Say that the call is about to be made. True if nobody knows what became of the one before, which
         is suspected then. Raises LeaseLost when this worker may not make the call.
         """
@@ -156,11 +233,11 @@ class Parts:
             raise LeaseLost
         return bool(record["again"])
 
-    async def not_sent(self, claim: Claim, kind: Kind, index: int) -> None:
+    async def not_sent(self, claim: Writer, kind: Kind, index: int) -> None:
         """Say that nothing came of the call, for sure. Raises LeaseLost."""
         await self._fenced(_NOT_SENT, claim.job_id, claim.fence, claim.dump_fence, kind.value, index)
 
-    async def sent(self, claim: Claim, kind: Kind, index: int, *, sent: Sent) -> None:
+    async def sent(self, claim: Writer, kind: Kind, index: int, *, sent: Sent) -> None:
         await self._fenced(
             _SENT,
             claim.job_id,
@@ -173,12 +250,53 @@ class Parts:
             sent.file_unique_id,
         )
 
-    async def supersede_older(self, claim: Claim) -> None:
+    async def supersede_older(self, claim: Writer) -> None:
         """A new dump starts a new set; what an older one sent is to be deleted."""
         await self._executor.execute(_SUPERSEDE_OLDER, claim.job_id, claim.fence)
 
     async def supersede_all(self, job_id: UUID) -> None:
         await self._executor.execute(_SUPERSEDE_ALL, job_id)
+
+    async def add_sent(
+        self, set_id: UUID, dump_fence: int, kind: Kind, sent: Sequence[tuple[Part, Sent]], *, at: datetime
+    ) -> None:
+        """Write rows of documents that are in the chat already; those that have one keep it."""
+        await self._executor.execute(
+            _ADD_SENT,
+            set_id,
+            dump_fence,
+            kind.value,
+            at,
+            [part.index for part, _ in sent],
+            [part.size_bytes for part, _ in sent],
+            [part.sha256 for part, _ in sent],
+            [place.bot_id for _, place in sent],
+            [place.chat_id for _, place in sent],
+            [place.message_id for _, place in sent],
+            [place.file_id for _, place in sent],
+            [place.file_unique_id for _, place in sent],
+        )
+
+    async def require_whole(self, file_set: FileSet, documents: int) -> None:
+        """In the transaction that records them. Raises LeaseLost when some were given up meanwhile."""
+        if await self._executor.fetchval(_WHOLE, file_set.job_id) != documents:
+            raise LeaseLost
+
+    async def give_up(self, file_set: FileSet) -> None:
+        """Let the documents be deleted from the chat, unless they are a backup's."""
+        await self._executor.execute(_SUPERSEDE_FILE, file_set.job_id)
+
+    async def lock_message(self, chat_id: int, message_id: int) -> None:
+        """Two who adopt one message do so one after the other; until the transaction ends."""
+        await self._executor.execute(_LOCK_MESSAGE, chat_id, message_id)
+
+    async def is_named(self, bot_id: int, chat_id: int, message_id: int) -> bool:
+        """Whether a row names this message, and its document may be there."""
+        return bool(await self._executor.fetchval(_IS_NAMED, bot_id, chat_id, message_id))
+
+    async def of_backup(self, backup_id: UUID) -> Sequence[PartRow]:
+        """Its parts in order, without the manifest."""
+        return [row_of(record) for record in await self._executor.fetch(_OF_BACKUP, backup_id)]
 
     async def _fenced(self, statement: str, *arguments: object) -> None:
         if await self._executor.execute(statement, *arguments) != "UPDATE 1":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import Final
 from uuid import UUID
 
 from shared.storage.database import Database
@@ -26,6 +27,19 @@ NEXT = f"""
      LIMIT $2
 """
 
+# Of a file whose sender died: nobody else writes to its set, and its last statement makes the backup.
+ABANDONED = """
+    UPDATE control_plane.backup_parts SET status = 'superseded', superseded_at = now()
+     WHERE status IN ('planned', 'sending', 'sent') AND dump_fence = 0
+       AND job_id = ANY(ARRAY(
+           SELECT job_id FROM control_plane.backup_parts AS part
+            WHERE dump_fence = 0 AND status IN ('planned', 'sending', 'sent')
+              AND NOT EXISTS (SELECT FROM control_plane.backups AS backup WHERE backup.job_id = part.job_id)
+              AND NOT EXISTS (SELECT FROM control_plane.jobs AS job WHERE job.id = part.job_id)
+            GROUP BY job_id
+           HAVING max(greatest(planned_at, sending_at, sent_at)) < now() - make_interval(secs => $1)))
+"""
+
 # A call that was never answered has no message id: its document, if there is one, is suspected.
 WITHOUT_MESSAGE = """
     WITH part AS (
@@ -43,6 +57,10 @@ MARK = """
     UPDATE control_plane.backup_parts SET status = $5, removed_at = now()
      WHERE job_id = $1 AND dump_fence = $2 AND kind = $3 AND index = $4 AND status = 'superseded'
 """
+
+
+#: Longer than any wait of a sender that lives.
+ABANDONED_SECONDS: Final = 24 * 3600.0
 
 
 class Removed(StrEnum):
@@ -73,6 +91,11 @@ class SupersededParts:
         async with self.database.session() as session:
             records = await session.executor.fetch(NEXT, self.bot_id, limit)
         return [Superseded(**record) for record in records]
+
+    async def supersede_abandoned(self) -> None:
+        """Sets of files that were never recorded, and that nobody has written to for a day."""
+        async with self.database.session() as session:
+            await session.executor.execute(ABANDONED, ABANDONED_SECONDS)
 
     async def settle_unanswered(self) -> int:
         """Rows without a message have nothing to delete; returns how many sends are suspected by it."""

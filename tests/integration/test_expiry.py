@@ -102,7 +102,7 @@ async def test_many_at_once_keep_the_newest(plant: Plant) -> None:
 
     rounds = await asyncio.gather(*(Expiry(plant.database).expire() for _ in range(4)))
 
-    assert sorted(one for marked in rounds for one in marked) == sorted(backups[:3])
+    assert sorted(one.id for marked in rounds for one in marked) == sorted(backups[:3])
     assert await status(plant, backups[-1]) == "stored"
 
 
@@ -125,6 +125,22 @@ async def test_what_is_due_is_told_with_whether_it_goes(plant: Plant) -> None:
     assert {one.id: one.goes for one in due} == {old: True, newest: False}
     assert await Expiry(plant.database).due("another") == []
     assert await status(plant, old) == "stored"
+
+
+async def test_a_backup_of_which_no_document_is_known_is_not_called_deleted(plant: Plant) -> None:
+    """Nobody has removed what no row names: all of it counts as left."""
+    old = await stored(plant)
+    await stored(plant)
+    await plant.owner.execute(
+        "DELETE FROM control_plane.backup_parts WHERE job_id = (SELECT job_id FROM control_plane.backups"
+        " WHERE id = $1)",
+        old,
+    )
+
+    assert await Expiry(plant.database)() == {"expired": 1, "deleted": 0, "remains": 1}
+
+    assert await status(plant, old) == "remote_remains"
+    assert json.loads((await audit(plant))[-1]["detail"]) == {"documents_left": 4}
 
 
 async def test_an_old_backup_leaves_tombstones(plant: Plant) -> None:

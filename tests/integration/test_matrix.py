@@ -24,6 +24,7 @@ from services.uploader.lane import Lane
 from services.uploader.sender import Sender
 from services.uploader.upload import Upload
 from shared.contracts.job import Compression, Format, StageGroup
+from shared.contracts.manifest import Manifest
 from shared.runtime.signing import MANIFEST, Signer
 from shared.runtime.worker import Progress
 from shared.storage.database import open_database
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from sandbox.bot_api.process import BotApi
     from sandbox.postgres import PostgresServer
-    from shared.contracts.manifest import Manifest
 
 #: The client silences the library when it is opened; pytest undoes that after each test.
 pytestmark = pytest.mark.filterwarnings("ignore:.*retry_after.*:telegram.warnings.PTBDeprecationWarning")
@@ -86,7 +86,9 @@ class Ferry:
         async with self.upload.database.session() as session:
             backup = await session.backups.find(backup_id)
         assert backup is not None
-        return await Fetch(self.upload.sender.telegram, self.upload.signer)(backup, folder)
+        manifest = await Fetch(self.upload.sender.telegram, self.upload.signer)(backup, [], folder)
+        assert isinstance(manifest, Manifest)
+        return manifest
 
     async def restored(self, commands: str) -> None:
         """Type what was printed, with the key's file filled in."""

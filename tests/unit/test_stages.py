@@ -28,8 +28,9 @@ import pytest
 from sandbox.process import wait_until
 from services.exporter.copy_counter import UnknownStream
 from services.exporter.pipeline import open_pipe, run_stages
-from services.exporter.stages import COMPRESS, Cut, Encrypt, ReadAndCount, Stage, part_limit
+from services.exporter.stages import COMPRESS, Cut, Encrypt, ReadAndCount, Stage
 from shared.contracts.job import Compression
+from shared.contracts.manifest import part_limit
 from shared.runtime.worker import Progress
 from shared.storage.spool import Prefix
 

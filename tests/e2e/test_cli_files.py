@@ -1,0 +1,329 @@
+"""Files of an operator's own: sent, listed, fetched, changed and ended by commands, as the role for it."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from sandbox.bot_api.process import BotApi
+from sandbox.bot_api.store import StoredMessage
+from sandbox.stack import Stack
+from shared.telegram.client import open_telegram
+from tests.conftest import BOT_TOKEN
+from tests.e2e import steps
+from tests.e2e.commands import Said, ended, pgferry, started
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(autouse=True)
+async def acme(connection: asyncpg.Connection) -> None:
+    """The one project that is known."""
+    await connection.execute("INSERT INTO control_plane.projects (id, slug) VALUES ('acme', 'acme')")
+
+
+@pytest.fixture(autouse=True)
+async def as_planned(bot_api: BotApi) -> AsyncIterator[None]:
+    """What a test plans for the stand-in is over with it."""
+    yield
+    bot_api.reset()
+
+
+def environment(stack: Stack) -> dict[str, str]:
+    return stack.environment("cli") | {"DATABASE_URL": stack.url_as("operator")}
+
+
+async def run(stack: Stack, *arguments: object, **settings: str) -> Said:
+    return await pgferry("backups", *map(str, arguments), **environment(stack) | settings)
+
+
+async def sent(stack: Stack, *arguments: object) -> str:
+    """Send one file; returns the backup's id."""
+    said = await run(stack, "send", *arguments, "--project", "acme", "--json")
+    assert said.code == 0, said.err
+    [item] = said.json()
+    return str(item["backup_id"])
+
+
+def written(folder: Path, name: str, size: int) -> Path:
+    path = folder / name
+    path.write_bytes(os.urandom(size))
+    return path
+
+
+def there(stack: Stack, bot_api: BotApi) -> list[StoredMessage]:
+    return [message for message in bot_api.messages(stack.chat_id) if not message.deleted]
+
+
+def typed(commands: str) -> str:
+    """What an operator's shell says to it."""
+    return subprocess.run(["bash", "-c", commands], check=True, capture_output=True, text=True).stdout
+
+
+async def test_a_file_is_sent_and_comes_back(
+    stack: Stack, bot_api: BotApi, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Under its own name, with its caption; what was printed puts it together again."""
+    path = written(tmp_path, "app log.gz", 5000)
+
+    said = await run(
+        stack, "send", path, *("--project", "acme", "--type", "logs", "--caption", "week 48", "--expires", 90)
+    )
+
+    stored, backup_id, name, size, parts = said.out.strip().split("  ")
+    short = backup_id.replace("-", "")[:8]
+    assert (said.code, said.err, stored, size, parts) == (0, "", "stored", "4.9 KiB", "1 part")
+    assert name == f"app_log-{short}.gz"
+    assert [message.file_name for message in there(stack, bot_api)] == [name, f"{name}.manifest"]
+    assert all(
+        (message.caption or "").startswith("week 48\nacme · logs") for message in there(stack, bot_api)
+    )
+    row = await connection.fetchrow("SELECT * FROM control_plane.backups")
+    assert row is not None
+    assert (row["project_id"], row["type"], row["caption"], row["status"]) == (
+        "acme",
+        "logs",
+        "week 48",
+        "stored",
+    )
+    assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (row["expires_at"] - row["created_at"]).days == 90
+    fetched = await run(stack, "fetch", backup_id, "--to", tmp_path / "back")
+    assert fetched.code == 0, fetched.err
+    typed(fetched.out)
+    assert (tmp_path / "back" / name).read_bytes() == path.read_bytes()
+
+
+async def test_a_large_file_is_cut_into_parts(stack: Stack, bot_api: BotApi, tmp_path: Path) -> None:
+    """None larger than what a bot gets back, and no two of a size."""
+    path = written(tmp_path, "disk.img", 40 * MIB)
+
+    backup_id = await sent(stack, path)
+
+    sizes = [message.file_size for message in there(stack, bot_api)]
+    assert sizes[:2] == [19 * MIB, 19 * MIB - 4096]
+    assert sum(sizes[:3]) == 40 * MIB
+    fetched = await run(stack, "fetch", backup_id, "--to", tmp_path / "back")
+    typed(fetched.out)
+    [whole] = (tmp_path / "back").glob("disk-*.img")
+    assert hashlib.sha256(whole.read_bytes()).digest() == hashlib.sha256(path.read_bytes()).digest()
+
+
+async def test_a_batch_tells_of_each_file(stack: Stack, bot_api: BotApi, tmp_path: Path) -> None:
+    """In order; what fails keeps the others from nothing, and the exit code says that it was some."""
+    good, empty, last = (written(tmp_path, name, size) for name, size in (("a", 10), ("b", 0), ("c", 20)))
+    missing = tmp_path / "nowhere"
+
+    said = await run(stack, "send", good, empty, missing, last, "--project", "acme", "--json")
+    none = await run(stack, "send", empty, missing, "--project", "acme")
+
+    assert said.code == 3
+    assert said.sentence == "not sent: 2 files of 4"
+    assert [(item["file"], item["outcome"]) for item in said.json()] == [
+        ("a", "stored"),
+        ("b", "failed"),
+        ("nowhere", "failed"),
+        ("c", "stored"),
+    ]
+    assert [item["error"]["code"] for item in said.json() if "error" in item] == [
+        "file_empty",
+        "file_missing",
+    ]
+    assert none.code == 1
+    assert [line.split()[:2] for line in none.out.splitlines()] == [["failed", "b"], ["failed", "nowhere"]]
+    assert len(there(stack, bot_api)) == 4
+
+
+async def test_what_is_not_recorded_is_only_sent(
+    stack: Stack, bot_api: BotApi, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Its ids are printed, and no row names it."""
+    path = written(tmp_path, "note.txt", 10)
+
+    said = await run(stack, "send", path, "--project", "acme", "--no-record")
+
+    [message] = there(stack, bot_api)
+    assert said.code == 0
+    assert said.out.split()[-2:] == [f"{stack.chat_id}/{message.message_id}", message.file_id]
+    for table in ("backups", "backup_parts"):
+        assert await connection.fetchval(f"SELECT count(*) FROM control_plane.{table}") == 0
+
+
+async def test_a_message_is_adopted(
+    stack: Stack, bot_api: BotApi, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Fetched once for size and hash, and from then on listed and fetched; but only once."""
+    path = written(tmp_path, "old.sql", 3000)
+    async with open_telegram(BOT_TOKEN, bot_api.url) as telegram:
+        await telegram.introduce()
+        document = await telegram.send(path, chat_id=stack.chat_id, filename="old.sql", caption=None)
+    message = ("--chat-id", stack.chat_id, "--message-id", document.message_id, "--file-id", document.file_id)
+
+    said = await run(stack, "record", "--project", "acme", *message, "--filename", "old.sql", "--json")
+    again = await run(stack, "record", "--project", "acme", *message)
+
+    assert said.code == 0, said.err
+    backup = said.json()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (backup["adopted"], backup["size_bytes"], backup["sha256"]) == (True, 3000, digest)
+    assert again.code == 1
+    assert "is a recorded backup's, or was removed" in again.sentence
+    fetched = await run(stack, "fetch", backup["id"], "--to", tmp_path / "back")
+    typed(fetched.out)
+    assert (tmp_path / "back" / "old.sql").read_bytes() == path.read_bytes()
+    assert not (tmp_path / "back" / "manifest.json").exists()
+
+
+async def test_the_newest_backup_is_deleted_only_by_a_word_of_its_own(
+    stack: Stack, bot_api: BotApi, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """An uploader takes the documents out of the chat; the audit log says who asked."""
+    path = written(tmp_path, "a.log", 10)
+    old = await sent(stack, path, "--type", "logs")
+    await connection.execute("UPDATE control_plane.backups SET created_at = created_at - interval '1 h'")
+    newest = await sent(stack, path, "--type", "logs")
+    other_type = await sent(stack, path)
+    stack.start("uploader", PGFERRY_RECONCILE_SECONDS="0.2")
+
+    kept = await run(stack, "delete", newest)
+    deleted = await run(stack, "delete", old)
+    twice = await run(stack, "delete", old)
+    unknown = await run(stack, "delete", uuid4())
+    by_word = await run(stack, "delete", other_type, "--even-newest")
+
+    assert (kept.code, deleted.code, twice.code, unknown.code, by_word.code) == (1, 0, 1, 1, 0)
+    assert kept.sentence == f"backup {newest} is the newest stored logs backup of project acme"
+
+    async def gone() -> bool:
+        rows = await connection.fetch("SELECT id, status FROM control_plane.backups")
+        return {str(row["id"]): row["status"] for row in rows} == {
+            old: "deleted",
+            newest: "stored",
+            other_type: "deleted",
+        }
+
+    await steps.until(gone, "both are out of the chat")
+    assert len(there(stack, bot_api)) == 2
+    audit = await connection.fetch(
+        "SELECT action, detail FROM control_plane.audit_log WHERE backup_id = $1 ORDER BY id",
+        UUID(other_type),
+    )
+    assert [row["action"] for row in audit] == ["backup.send", "backup.discard", "backup.delete"]
+    assert json.loads(audit[1]["detail"]) == {"even_newest": True}
+
+
+async def test_what_is_recorded_is_changed_listed_and_counted(
+    stack: Stack, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Update, list with its filters, stats."""
+    path = written(tmp_path, "a.log", 10)
+    log = await sent(stack, path, "--type", "logs", "--expires", 1)
+    await connection.execute("UPDATE control_plane.backups SET created_at = '2026-01-02T12:00:00Z'")
+    file = await sent(stack, path)
+
+    changed = await run(stack, "update", log, "--caption", "kept for the audit", "--never-expires", "--json")
+    nothing = await run(stack, "update", log)
+    bad = await run(stack, "update", log, "--expires", 0)
+    listed = [
+        await run(stack, "list", *filters, "--json")
+        for filters in (
+            (),
+            ("--type", "logs"),
+            ("--status", "deleted"),
+            ("--since", "2026-01-03"),
+            ("--before", "2026-01-03"),
+            ("--since", "2026-01-02", "--before", "2026-01-02T12:00:00"),
+        )
+    ]
+    stats = await run(stack, "stats", "--json")
+
+    assert (changed.json()["caption"], changed.json()["expires_at"]) == ("kept for the audit", None)
+    assert (nothing.code, bad.code) == (2, 2)
+    assert bad.sentence.startswith("--expires: ")
+    assert [[one["id"] for one in said.json()] for said in listed] == [
+        [file, log],
+        [log],
+        [],
+        [file],
+        [log],
+        [],
+    ]
+    assert [(row["type"], row["backups"], row["size_bytes"]) for row in stats.json()] == [
+        ("logs", 1, 10),
+        ("storage", 1, 10),
+    ]
+
+
+async def test_a_send_that_is_stopped_is_given_up_at_once(
+    stack: Stack, bot_api: BotApi, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Ctrl-C: what was sent is deleted by an uploader, and the call without an answer is suspected."""
+    path = written(tmp_path, "disk.img", 20 * MIB)
+    bot_api.hold_after("sendDocument", 1)
+    sending = await started(*("backups", "send", str(path), "--project", "acme"), **environment(stack))
+
+    async def held() -> bool:
+        return bot_api.held("sendDocument") > 0
+
+    await steps.until(held, "the second part is on its way")
+    sending.send_signal(signal.SIGINT)
+    said = await ended(sending, environment(stack))
+    bot_api.release()
+
+    assert said.code == 130
+    rows = await connection.fetch("SELECT status FROM control_plane.backup_parts")
+    assert [row["status"] for row in rows] == ["superseded", "superseded"]
+    assert await connection.fetchval("SELECT count(*) FROM control_plane.backups") == 0
+
+
+async def test_a_file_comes_back_when_the_control_plane_is_lost(
+    stack: Stack, bot_api: BotApi, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """The catalogue names its manifest like a dump's."""
+    path = written(tmp_path, "a.log", 10)
+    backup_id = await sent(stack, path)
+    uploader = stack.start("uploader", PGFERRY_CATALOGUE_SECONDS="0.2", PGFERRY_RECONCILE_SECONDS="0.2")
+
+    async def pinned() -> bool:
+        return bool(
+            await connection.fetchval(
+                "SELECT count(*) FROM control_plane.catalogues WHERE pinned_at IS NOT NULL"
+            )
+        )
+
+    await steps.until(pinned, "the catalogue is pinned")
+    assert uploader.stop() == 0
+    parts = (
+        "SELECT kind, index, status, sha256, message_id FROM control_plane.backup_parts ORDER BY kind, index"
+    )
+    backups = "SELECT to_jsonb(b) - 'revision' FROM control_plane.backups AS b"
+    before = await connection.fetch(parts), await connection.fetch(backups)
+    await connection.execute("TRUNCATE control_plane.backups, control_plane.backup_parts")
+
+    rebuilt = await pgferry("catalogue", "rebuild", "--json", **stack.environment("cli"))
+
+    assert [(one["backup_id"], one["outcome"]) for one in rebuilt.json()] == [(backup_id, "added")]
+    assert (await connection.fetch(parts), await connection.fetch(backups)) == before
+
+
+async def test_a_project_that_is_not_known_gets_nothing(
+    stack: Stack, bot_api: BotApi, tmp_path: Path
+) -> None:
+    """A slip of the finger would be a backup that nobody finds."""
+    path = written(tmp_path, "a.log", 10)
+
+    said = await run(stack, "send", path, "--project", "amce")
+    wrong = await run(stack, "send", path, "--project", "acme", "--filename", "a/b")
+    two = await run(stack, "send", path, path, "--project", "acme", "--filename", "a")
+
+    assert (said.code, wrong.code, two.code) == (1, 2, 2)
+    assert said.sentence.startswith("No project 'amce'")
+    assert wrong.sentence.startswith("--filename: ")
+    assert there(stack, bot_api) == []
