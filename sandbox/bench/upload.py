@@ -18,7 +18,6 @@ from sandbox.bench.figures import MIB
 from sandbox.bench.machine import machine_facts
 from sandbox.bench.upload_figures import (
     CURL,
-    LANE_MESSAGES,
     LOOP,
     UPLOADER,
     LaneRun,
@@ -27,6 +26,7 @@ from sandbox.bench.upload_figures import (
 )
 from sandbox.bench.upload_plant import CHATS, PROJECTS, open_upload_plant
 from sandbox.bench.upload_rivals import Rivals
+from sandbox.bot_api.limits import Rules
 from sandbox.bot_api.process import BotApi
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from sandbox.bench.upload_plant import Stock, Uploader, UploadPlant
     from sandbox.narration import Narration
 
-#: Telegram's minute at 1:20.
-WINDOW_SECONDS = 3.0
+#: Telegram's own, at 1:20.
+RULES = Rules.at(20)
 _LANE_PART_BYTES = 64 * 1024
 _FEW_PARTS = 2
 
@@ -59,12 +59,13 @@ class UploadBench:
             lanes = await self._lanes(plant)
             with self.narration.step(f"{self.parts} files of {self.mebibytes} MiB"):
                 stock = plant.stock("large", files=self.parts, size=self.mebibytes * MIB)
-            with self._stand_in(plant, "unlimited", messages=0) as api:
+            with _stand_in(plant, "unlimited", Rules.none()) as api:
                 seconds = await self._bytes(plant, api, stock)
                 peaks = await self._memory(plant, api, stock)
             return UploadFigures(
                 machine=machine,
-                window_seconds=WINDOW_SECONDS,
+                messages=RULES.messages,
+                window_seconds=RULES.window_seconds,
                 lanes=lanes,
                 parts=self.parts,
                 few_parts=_FEW_PARTS,
@@ -73,19 +74,10 @@ class UploadBench:
                 peaks=peaks,
             )
 
-    def _stand_in(self, plant: UploadPlant, name: str, *, messages: int) -> BotApi:
-        return BotApi(
-            plant.stack.directory / name,
-            tokens=[plant.stack.bot_token],
-            chats=CHATS,
-            messages_per_window=messages,
-            window_seconds=WINDOW_SECONDS,
-        )
-
     async def _lanes(self, plant: UploadPlant) -> list[LaneRun]:
         stock = plant.stock("small", files=max(self.documents) - 1, size=_LANE_PART_BYTES)
         runs = []
-        with self._stand_in(plant, "strict", messages=LANE_MESSAGES) as api:
+        with _stand_in(plant, "strict", RULES) as api:
             for turn in range(self.rounds):
                 for chats in (CHATS[:1], CHATS) if turn % 2 == 0 else (CHATS, CHATS[:1]):
                     runs += await self._lane(plant, api, chats, stock)
@@ -98,13 +90,13 @@ class UploadBench:
         async with plant.uploader(
             api,
             TELEGRAM_CHAT_ID=",".join(map(str, chats)),
-            PGFERRY_LANE_MESSAGES=LANE_MESSAGES,
-            PGFERRY_LANE_WINDOW_SECONDS=WINDOW_SECONDS,
+            PGFERRY_LANE_MESSAGES=RULES.messages,
+            PGFERRY_LANE_WINDOW_SECONDS=RULES.window_seconds,
         ) as uploader:
             runs = []
             for documents in self.documents:
                 with self.narration.step(f"{documents} documents, chats: {len(chats)}"):
-                    api.advance_clock(WINDOW_SECONDS)
+                    api.advance_clock(RULES.window_seconds)
                     runs.append(await _in_lanes(uploader, api, documents, len(chats), stock))
         return runs
 
@@ -132,6 +124,10 @@ class UploadBench:
                 many = uploader.peak_bytes()
                 await uploader.upload(*[stock.parts] * len(PROJECTS), stock=stock)
                 return UploadPeaks(start, few, many, at_once=uploader.peak_bytes(), jobs=len(PROJECTS))
+
+
+def _stand_in(plant: UploadPlant, name: str, rules: Rules) -> BotApi:
+    return BotApi(plant.stack.directory / name, tokens=[plant.stack.bot_token], chats=CHATS, rules=rules)
 
 
 async def _in_lanes(uploader: Uploader, api: BotApi, documents: int, chats: int, stock: Stock) -> LaneRun:

@@ -13,8 +13,6 @@ UPLOADER = "uploader, from the claim to the manifest's answer"
 LOOP = "bare loop of `send_document`"
 CURL = "`curl -F`, one process each"
 
-LANE_MESSAGES = 20
-
 
 @dataclass(frozen=True, slots=True)
 class LaneRun:
@@ -26,10 +24,10 @@ class LaneRun:
     one_document: float  #: median, in seconds
     refused: int  #: answers with 429
 
-    def floor_seconds(self, window_seconds: float) -> float:
+    def floor_seconds(self, messages: int, window_seconds: float) -> float:
         """What the rule alone takes; the first chat gets the manifest beside its share."""
         in_first_chat = ceil((self.documents - 1) / self.chats) + 1
-        return window_seconds * ((in_first_chat - 1) // LANE_MESSAGES) + self.one_document
+        return window_seconds * ((in_first_chat - 1) // messages) + self.one_document
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,7 @@ class UploadPeaks:
 @dataclass(frozen=True, slots=True)
 class UploadFigures:
     machine: dict[str, str]
+    messages: int  #: in a window, for each chat
     window_seconds: float
     lanes: list[LaneRun]
     parts: int
@@ -57,6 +56,9 @@ class UploadFigures:
     @property
     def bytes_for_further_upload(self) -> float:
         return (self.peaks.at_once - self.peaks.many) / (self.peaks.jobs - 1)
+
+    def floor_seconds(self, run: LaneRun) -> float:
+        return run.floor_seconds(self.messages, self.window_seconds)
 
     def lane_runs(self, documents: int, chats: int) -> list[LaneRun]:
         return [run for run in self.lanes if (run.documents, run.chats) == (documents, chats)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sandbox.bench.figures import MIB, ratio
 from sandbox.bench.report import machine_line, seconds_of, table
-from sandbox.bench.upload_figures import LANE_MESSAGES, LOOP, UPLOADER
+from sandbox.bench.upload_figures import LOOP, UPLOADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ def upload_report(figures: UploadFigures) -> str:
     """Aims first, then what they were taken from."""
     rounds = len(figures.seconds[UPLOADER])
     times = f"median of {rounds} rounds" if rounds > 1 else "one round"
-    lane = f"lanes of {LANE_MESSAGES} documents in {figures.window_seconds:g} s, {times}"
+    lane = f"lanes of {figures.messages} documents in {figures.window_seconds:g} s, {times}"
     size = f"{figures.parts} parts of {figures.part_bytes / MIB:g} MiB, {times}"
     return "\n\n".join(
         [
@@ -53,7 +53,7 @@ def _lanes(figures: UploadFigures) -> Iterator[Sequence[str]]:
         yield (
             _documents(runs[0]),
             seconds_of([run.seconds for run in runs]),
-            f"{median(run.floor_seconds(figures.window_seconds) for run in runs):.2f}",
+            f"{median(figures.floor_seconds(run) for run in runs):.2f}",
             f"{_against_floor(figures, runs):.2f}",
             f"{median(run.one_document for run in runs) * 1000:.0f}",
         )
@@ -89,7 +89,7 @@ def _documents(run: LaneRun) -> str:
 
 
 def _against_floor(figures: UploadFigures, runs: Sequence[LaneRun]) -> float:
-    return median(run.seconds / run.floor_seconds(figures.window_seconds) for run in runs)
+    return median(run.seconds / figures.floor_seconds(run) for run in runs)
 
 
 def _chats_ratio(figures: UploadFigures, documents: int) -> float:
