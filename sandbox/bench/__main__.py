@@ -16,11 +16,14 @@ from sandbox.bench.queue import QueueBench
 from sandbox.bench.queue_figures import QueueFigures
 from sandbox.bench.queue_report import queue_report
 from sandbox.bench.report import report
+from sandbox.bench.upload import UploadBench
+from sandbox.bench.upload_figures import UploadFigures
+from sandbox.bench.upload_report import upload_report
 from sandbox.narration import Narration
 
 app = typer.Typer(add_completion=False)
 
-_Figures = TypeVar("_Figures", Figures, QueueFigures)
+_Figures = TypeVar("_Figures", Figures, QueueFigures, UploadFigures)
 
 
 @app.callback()
@@ -61,6 +64,25 @@ def queue(
     _show(figures, queue_report(figures), narration, json_file)
 
 
+@app.command()
+def upload(
+    *,
+    documents: Annotated[
+        list[int] | None, typer.Option(help="Documents of a dump in its lanes; repeatable. [200, 540]", min=2)
+    ] = None,
+    parts: Annotated[int, typer.Option(help="Parts whose bytes per second are measured.", min=3)] = 20,
+    mebibytes: Annotated[int, typer.Option(help="Size of each of these parts.", min=1, max=19)] = 19,
+    rounds: Annotated[int, typer.Option(help="How often everything is measured.", min=1)] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+) -> None:
+    """An upload in the lanes of one and of four chats against what Telegram's rule alone takes, at 1:20;
+    bytes per second against a bare loop of send_document.
+    """
+    narration = Narration()
+    figures = _measured(UploadBench(documents or [200, 540], parts, mebibytes, rounds, narration), narration)
+    _show(figures, upload_report(figures), narration, json_file)
+
+
 def _measured(bench: Callable[[], Coroutine[None, None, _Figures]], narration: Narration) -> _Figures:
     try:
         return asyncio.run(bench())
@@ -69,7 +91,7 @@ def _measured(bench: Callable[[], Coroutine[None, None, _Figures]], narration: N
         raise typer.Exit(1) from error
 
 
-def _show(figures: Figures | QueueFigures, tables: str, narration: Narration, json_file: Path | None) -> None:
+def _show(figures: _Figures, tables: str, narration: Narration, json_file: Path | None) -> None:
     narration.line(f"\n{tables}")
     if json_file is not None:
         json_file.write_text(json.dumps(asdict(figures), indent=1) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sandbox.bench.figures import FC, LIMIT, PGFERRY, AtOnce, Figures, Peaks, Rounds, Small, Whole
-from sandbox.bench.machine import machine_facts
+from sandbox.bench.machine import dump_versions, machine_facts
 from sandbox.bench.plant import open_plant
 from sandbox.bench.rivals import PgDump
 from sandbox.bench.stages import stage_seconds
@@ -45,7 +45,7 @@ class Bench:
 
     async def __call__(self) -> Figures:
         async with open_plant() as plant:
-            machine = await machine_facts(plant.owner, plant.client)
+            machine = await machine_facts(plant.owner, dump_versions(plant.client))
             await self._fill(plant)
             async with plant.exporter() as exporter:
                 start = exporter.peak_bytes()

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 from services.exporter import stages
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import asyncpg
 
     from services.exporter.pg_dump import Client
 
 
-async def machine_facts(connection: asyncpg.Connection, client: Client) -> dict[str, str]:
+async def machine_facts(connection: asyncpg.Connection, versions: Mapping[str, str]) -> dict[str, str]:
+    """The machine, what everything ran on, and `versions` of what else took part."""
     server_version: str = await connection.fetchval("SHOW server_version")
     return {
         "processor": f"{os.cpu_count()} x {_processor()}",
@@ -25,9 +28,15 @@ async def machine_facts(connection: asyncpg.Connection, client: Client) -> dict[
         "kernel": platform.release(),
         "Python": platform.python_version(),
         "PostgreSQL": server_version.partition(" ")[0],
+        **versions,
+        "load before": f"{os.getloadavg()[0]:.2f}",
+    }
+
+
+def dump_versions(client: Client) -> dict[str, str]:
+    return {
         "pg_dump": client.version,
         "zstd": f"{_version('zstd', '--version')} beside pg_dump, level {stages.ZSTD_LEVEL} in pgferry",
-        "load before": f"{os.getloadavg()[0]:.2f}",
     }
 
 

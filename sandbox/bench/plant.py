@@ -6,19 +6,17 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import shutil
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import asyncpg
 
-from sandbox.bench.processor import own_seconds
+from sandbox.bench.processor import own_seconds, peak_bytes
 from sandbox.directory import ScratchDirectory
 from sandbox.postgres import PostgresServer
 from sandbox.process import wait_until
@@ -31,6 +29,7 @@ from shared.storage.requests import Request, Source, accept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
 _DATABASE, _CROWDED = "bench", "crowded"
 _SETTINGS = {
@@ -91,12 +90,7 @@ class Exporter:
         return bool(progress["dumped"] == jobs)
 
     def peak_bytes(self) -> int:
-        """The most memory that was resident at once since the process began."""
-        status = Path(f"/proc/{self.service.child.pid}/status").read_text(encoding="ascii")
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-        if found is None:
-            raise BenchFailed("the kernel does not tell a process's peak memory")
-        return int(found[1]) * 1024
+        return peak_bytes(self.service.child.pid)
 
     def cpu_seconds(self) -> float:
         """Of this process alone, without pg_dump."""

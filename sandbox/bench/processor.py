@@ -1,8 +1,9 @@
-"""Processor time of processes, in seconds since each began, as the kernel counts it."""
+"""Processor time and memory of processes since each began, as the kernel counts them."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from sandbox.process import children_of
@@ -23,6 +24,15 @@ def ended_children_seconds(pid: int) -> float:
 def family_seconds(pid: int) -> float:
     """Of the process and its children, those that have ended and those that run."""
     return own_seconds(pid) + ended_children_seconds(pid) + sum(map(family_seconds, children_of(pid)))
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory of this process that was resident at once."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("the kernel does not tell a process's peak memory")
+    return int(found[1]) * 1024
 
 
 def _seconds(pid: int, *fields: int) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sandbox.bench.carrying import Carrying
 from sandbox.bench.chain import BENCH_VHOST, make_control_plane, open_servers, running_chain
-from sandbox.bench.machine import machine_facts
+from sandbox.bench.machine import dump_versions, machine_facts
 from sandbox.bench.queue_figures import QueueFigures
 from sandbox.bench.xargs import XargsPgDump
 from services.exporter.pg_dump import client_for, find_clients
@@ -47,7 +47,7 @@ class QueueBench:
             client = client_for(
                 servers.owner.get_server_version().major, find_clients("/usr/lib/postgresql/*/bin")
             )
-            machine = await machine_facts(servers.owner, client)
+            machine = await machine_facts(servers.owner, dump_versions(client))
             slugs = [f"tenant-{number}" for number in range(1, self.tenants + 1)]
             with self.narration.step(f"{self.tenants} tenants of {self.tables} tables"):
                 await servers.add_tenants(slugs, tables=self.tables)

@@ -156,6 +156,7 @@ class SendFile:
                 path=document.path,
                 filename=document.filename,
                 caption=document.caption,
+                given_up=asyncio.Event(),
             )
 
         return sent_part(document.part, await patiently(attempt, self.waits))

@@ -3,8 +3,9 @@
 `Upload` calls it for a job's documents, `services.uploader.files` for those of an operator's file.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from services.uploader.metrics import FLOOD_WAIT_SECONDS, FLOOD_WAITS, SENT, SEN
 from shared.contracts.errors import Failure, LeaseLost, Unavailable
 from shared.contracts.manifest import Part
 from shared.runtime.startup import until_available
+from shared.runtime.stopping import Stopped, unless
 from shared.storage.database import Database
 from shared.storage.parts import Kind, Sent, Writer
 from shared.telegram.client import SentDocument, TelegramChatStore
@@ -31,19 +33,39 @@ class Sender:
     chat_ids: Sequence[int]
     lane: Lane
 
+    def by_chat(self, parts: Iterable[Part]) -> Mapping[int, Sequence[Part]]:
+        """Which of them go where, in order."""
+        chats: dict[int, list[Part]] = {}
+        for part in parts:
+            chats.setdefault(self._chat_of(part), []).append(part)
+        return chats
+
     async def send(
-        self, claim: Writer, kind: Kind, part: Part, *, path: Path, filename: str, caption: str
+        self,
+        claim: Writer,
+        kind: Kind,
+        part: Part,
+        *,
+        path: Path,
+        filename: str,
+        caption: str,
+        given_up: asyncio.Event,
     ) -> Sent:
         """Send the file when it is this set's turn in the chat: a wait costs no attempt.
 
-        Raises LeaseLost before the call when this worker may not make it, or after it when it may not
-        record it: the successor then sends the document again, and the manifest names that one.
+        Raises Stopped when it was given up before that turn. Raises LeaseLost before the call when this
+        worker may not make it, or after it when it may not record it: the successor then sends the document
+        again, and the manifest names that one.
         """
         chat_id = self._chat_of(part)
         call = partial(self.telegram.send, path, chat_id=chat_id, filename=filename, caption=caption)
         while True:
+            if given_up.is_set():
+                raise Stopped
             try:
-                async with self.lane.turn(self.telegram.bot_id, chat_id, claim.job_id):
+                async with AsyncExitStack() as turn:
+                    waiting = self.lane.turn(self.telegram.bot_id, chat_id, claim.job_id)
+                    await unless(given_up, turn.enter_async_context(waiting))
                     await self._announce(claim, kind, part, chat_id)
                     sent = self._sent(await call())
             except (FloodWait, Failure) as error:
@@ -51,7 +73,7 @@ class Sender:
                     await self._take_back(claim, kind, part)
                 if not isinstance(error, FloodWait):
                     raise
-                await self._sit_out(error)
+                await unless(given_up, self._sit_out(error))
             else:
                 await until_available(partial(self._record, claim, kind, part, sent))
                 return sent

@@ -1,16 +1,20 @@
 """The use case: send a dump's parts and its manifest, then record the backup.
 
-Called by the worker for each claim. It resumes at the first unsent part of the same dump; the manifest
-goes last, so a backup without one was never finished.
+Called by the worker for each claim. It resumes at the first unsent part of the same dump in each chat, in all
+chats at the same time; the manifest goes last, so a backup without one was never finished.
 """
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import structlog
 
 from services.uploader import naming
+from services.uploader.abreast import abreast, one_ahead
 from services.uploader.manifest import finished_manifest, sent_part
 from services.uploader.metrics import BACKUP_BYTES
 from services.uploader.sender import Sender
@@ -72,21 +76,32 @@ class Upload:
         _require_live(rows)
         self._require_own([row.sent for row in rows if row.sent])
         progress.counts["parts"] = len(rows)
-        done: list[SentPart] = []
-        for row in rows:
-            sent = row.sent or await self._send_part(claim, prefix, dump, row.part)
-            done.append(sent_part(row.part, sent))
-            progress.counts["parts_sent"] = len(done)
-        return done
+        sent = {row.part.index: sent_part(row.part, row.sent) for row in rows if row.sent}
+        progress.counts["parts_sent"] = len(sent)
+
+        async def in_chat(parts: Sequence[Part], given_up: asyncio.Event) -> None:
+            async with aclosing(one_ahead(self._verified(prefix, part) for part in parts)) as verified:
+                async for part, path in verified:
+                    receipt = await self._send_part(claim, dump, part, path, given_up)
+                    sent[part.index] = sent_part(part, receipt)
+                    progress.counts["parts_sent"] = len(sent)
+
+        unsent = self.sender.by_chat(row.part for row in rows if not row.sent)
+        await abreast(partial(in_chat, parts) for parts in unsent.values())
+        return [sent[row.part.index] for row in rows]
 
     def _require_own(self, sent: Sequence[Sent]) -> None:
         """A bot can fetch only what it sent itself, so a set is one bot's. Raises DumpLost."""
         if any(part.bot_id != self.sender.telegram.bot_id for part in sent):
             raise DumpLost("bot_changed", "Another bot sent some of the parts; they are all sent anew.")
 
-    async def _send_part(self, claim: Claim, prefix: Prefix, dump: Dump, part: Part) -> Sent:
-        """Send a part whose bytes in the spool are still those that were written."""
-        path = await answered_within(PART_SECONDS, partial(prefix.verified_part, part))
+    async def _verified(self, prefix: Prefix, part: Part) -> tuple[Part, Path]:
+        """The part and its file, whose bytes are still those that were written."""
+        return part, await answered_within(PART_SECONDS, partial(prefix.verified_part, part))
+
+    async def _send_part(
+        self, claim: Claim, dump: Dump, part: Part, path: Path, given_up: asyncio.Event
+    ) -> Sent:
         return await self.sender.send(
             claim,
             Kind.PART,
@@ -94,6 +109,7 @@ class Upload:
             path=path,
             filename=naming.part_document(claim, dump, part.index),
             caption=naming.caption(claim, dump, f"part {part.index + 1} of {len(dump.parts)}"),
+            given_up=given_up,
         )
 
     async def _send_manifest(self, claim: Claim, prefix: Prefix, dump: Dump, document: Part) -> Sent:
@@ -111,6 +127,7 @@ class Upload:
             path=prefix.manifest_path,
             filename=naming.manifest_document(claim, dump),
             caption=naming.caption(claim, dump, "manifest"),
+            given_up=asyncio.Event(),
         )
 
     async def _record(self, claim: Claim, manifest: Manifest, sent: Sent, document: Part) -> None:

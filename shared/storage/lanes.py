@@ -20,8 +20,8 @@ LOCK = (
     "SELECT pg_advisory_xact_lock(hashtextextended(format('pgferry lane %s %s', $1::bigint, $2::bigint), 0))"
 )
 
-# A holder whose job is no longer its own is dead or frozen, and a job makes one call at a time: who asks for
-# the next one has none open.
+# A holder whose job is no longer its own is dead or frozen, and a job makes one call at a time in a chat: who
+# asks for the next one has none open.
 END_DEAD = """
     UPDATE control_plane.lane_entries AS entry SET state = 'ended', ended_at = clock_timestamp()
      WHERE bot_id = $1 AND chat_id = $2 AND state = 'open'

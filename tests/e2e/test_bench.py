@@ -11,11 +11,13 @@ import pytest
 
 from sandbox.bench.figures import FC, LIMIT, PGFERRY
 from sandbox.bench.queue_figures import CONSUME, INTAKE, PUBLISH, RELAY, STAND_IN
+from sandbox.bench.upload_figures import CURL, LOOP, UPLOADER
 
 REPOSITORY = Path(__file__).parents[2]
 JOBS = 2
 TENANTS = 2
 MESSAGES = 10
+DOCUMENTS = 25
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,13 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]
     """The same of the whole chain."""
     sizes = ["--tenants", str(TENANTS), "--tables", "2", "--rounds", "1", "--messages", str(MESSAGES)]
     return _ran("queue", *sizes, figures=tmp_path_factory.mktemp("queue") / "figures.json")
+
+
+@pytest.fixture(scope="module")
+def upload(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """The same of uploads; one chat takes these documents in two windows."""
+    sizes = ["--documents", str(DOCUMENTS), "--parts", "3", "--mebibytes", "1", "--rounds", "1"]
+    return _ran("upload", *sizes, figures=tmp_path_factory.mktemp("upload") / "figures.json")
 
 
 def _ran(bench: str, *sizes: str, figures: Path) -> tuple[str, dict[str, Any]]:
@@ -90,3 +99,28 @@ def test_it_measures_the_chain_its_rival_and_each_message(queue: tuple[str, dict
     for busy in ("exporter", "uploader", "pg_dump", "PostgreSQL"):
         assert chain[0]["processor"][busy] > 0
     assert all(figures["carried"][name][0] > 0 for name in (RELAY, PUBLISH, INTAKE, CONSUME))
+
+
+def test_it_prints_each_aim_of_an_upload(upload: tuple[str, dict[str, Any]]) -> None:
+    """Every aim has a measured value."""
+    printed, _ = upload
+    aims = printed.partition("| aim | wanted | measured |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(aims) == 7
+    for aim in aims:
+        assert aim.split("|")[3].strip()[0].isdigit()
+
+
+def test_it_measures_lanes_bytes_and_memory(upload: tuple[str, dict[str, Any]]) -> None:
+    """One chat's lane was full once, nobody was refused, all took part, memory never shrinks."""
+    _, figures = upload
+    lanes, peaks = figures["lanes"], figures["peaks"]
+
+    assert [(run["documents"], run["chats"], run["refused"]) for run in lanes] == [
+        (DOCUMENTS, 1, 0),
+        (DOCUMENTS, 4, 0),
+    ]
+    assert lanes[0]["seconds"] > figures["window_seconds"] > lanes[1]["seconds"] > 0
+    assert figures["part_bytes"] == 1024 * 1024
+    assert {UPLOADER, LOOP, CURL} == figures["seconds"].keys()
+    assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in figures["seconds"].values())
+    assert 0 < peaks["start"] <= peaks["few"] <= peaks["many"] <= peaks["at_once"]
