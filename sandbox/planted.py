@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -29,8 +30,23 @@ _PLANTER = "planter"
 _LEASE_SECONDS = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """A dump in the spool whose job its planter still holds."""
+
+    claim: Claim
+    dump: Dump
+
+
 async def plant_dump(database: Database, spool: Spool, project: str, *, sizes: Sequence[int]) -> Dump:
-    """A new job of a project that has none, with a part of each of these sizes, for an uploader to take.
+    """A new job of a project that has none, with a part of each of these sizes, for an uploader to take."""
+    planted = await make_dump(database, spool, project, sizes=sizes)
+    await hand_over(database, planted)
+    return planted.dump
+
+
+async def make_dump(database: Database, spool: Spool, project: str, *, sizes: Sequence[int]) -> Planted:
+    """As `plant_dump`, to be handed over.
 
     Nobody else may claim dumps meanwhile: no exporter runs, and plants come one after the other.
     """
@@ -42,9 +58,13 @@ async def plant_dump(database: Database, spool: Spool, project: str, *, sizes: S
     contents = [os.urandom(size) for size in sizes]
     dump = _dump(claim, contents)
     await asyncio.to_thread(write_parts, spool.prefix(claim.job_id, claim.fence), dump, contents)
+    return Planted(claim, dump)
+
+
+async def hand_over(database: Database, planted: Planted) -> None:
+    """An uploader may have the job."""
     async with database.transaction() as transaction:
-        await transaction.jobs.dumped(claim, dump)
-    return dump
+        await transaction.jobs.dumped(planted.claim, planted.dump)
 
 
 def write_parts(prefix: Prefix, dump: Dump, contents: Sequence[bytes]) -> None:
