@@ -23,6 +23,17 @@ def free_port() -> int:
     return port
 
 
+def has_port(pid: int, port: int) -> bool:
+    """Whether a connection of the process comes from this port of 127.0.0.1."""
+    try:
+        lines = Path(f"/proc/{pid}/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+        sockets = {str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:  # it is gone, or one of its connections is
+        return False
+    inodes = {fields[9] for line in lines if (fields := line.split())[1].endswith(f":{port:04X}")}
+    return any(f"socket:[{inode}]" in sockets for inode in inodes)
+
+
 def _lowest_ephemeral() -> int:
     return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from sandbox.bot_api.store import StoredMessage
     from sandbox.chaos.fleet import Exit
+    from sandbox.chaos.planting import Planting
     from sandbox.stack import Stack
 
 WORK_QUEUES: Final = (EXPORTER.name, UPLOADER.name)
@@ -80,6 +81,16 @@ class Left:
     tenant_sessions: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """Of a run without other faults: the calls that were under way at a kill, by their document's SHA-256,
+    and the attempts that a kill ended, by job.
+    """
+
+    under_way: Mapping[str, int]
+    cut_short: Mapping[UUID, int]
+
+
 @dataclass(slots=True)
 class Evidence:
     """`statuses` is what the API says; `contents` maps the hash a document came with to its hash now."""
@@ -102,6 +113,7 @@ class Evidence:
     surprises: Sequence[str] = ()
     restless: Sequence[str] = ()
     restored: Mapping[UUID, Sequence[str]] = field(default_factory=dict)
+    killed: Killed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +122,7 @@ class Gathering:
 
     servers: Servers
     stack: Stack
-    load: Load
+    load: Load | Planting
     queues_deleted_at: Sequence[float]
     exits: Sequence[Exit]
 

@@ -41,13 +41,30 @@ class Fault(StrEnum):
     TELEGRAM_HANG = "telegram_hang"  #: stored, and the answer never comes
     TELEGRAM_DROP = "telegram_drop"  #: stored, and the connection ends without an answer
     SPOOL_FULL = "spool_full"  #: an exporter finds less room than its floor
+    UPLOAD_CLAIM = "upload_claim"  #: -9 of an uploader whose claim is committed, before it knows
+    UPLOAD_PLAN = "upload_plan"  #: while it writes the rows of its parts
+    UPLOAD_LANE = "upload_lane"  #: while it takes its place in the chat's lane with a part
+    UPLOAD_SENDING = "upload_sending"  #: while it writes that it is about to send a part
+    UPLOAD_CALL = "upload_call"  #: while a part is on its way
+    UPLOAD_STORED = "upload_stored"  #: when a part is in the chat, before the answer
+    UPLOAD_ANSWERED = "upload_answered"  #: while it writes that a part was sent
+    UPLOAD_MANIFEST_PLAN = "upload_manifest_plan"  #: as for a part, here and below
+    UPLOAD_MANIFEST_LANE = "upload_manifest_lane"
+    UPLOAD_MANIFEST_SENDING = "upload_manifest_sending"
+    UPLOAD_MANIFEST_CALL = "upload_manifest_call"
+    UPLOAD_MANIFEST_STORED = "upload_manifest_stored"
+    UPLOAD_MANIFEST_ANSWERED = "upload_manifest_answered"
+    UPLOAD_RECORD = "upload_record"  #: in the transaction that records the backup
+    UPLOAD_RECORDED = "upload_recorded"  #: when that is committed, before it knows
+    UPLOAD_REMOVAL = "upload_removal"  #: while it empties the spool
 
 
 class Only(StrEnum):
     """Which part a run is after."""
 
     EXPORTER = "exporter"
-    UPLOADER = "uploader"
+    UPLOADER = "uploader"  #: -9 of uploaders and nothing else, at each step of an upload; short seeds
+    TELEGRAM = "telegram"
     BROKER = "broker"
     DATABASE = "database"
 
@@ -57,6 +74,7 @@ EXPORTERS: Final = ("exporter-1", "exporter-2")
 UPLOADERS: Final = ("uploader-1", "uploader-2")
 EVERYBODY: Final = (*GATEWAYS, *EXPORTERS, *UPLOADERS)
 WORKERS: Final = (*EXPORTERS, *UPLOADERS)
+UPLOAD_STEPS: Final = tuple(fault for fault in Fault if fault.value.startswith("upload_"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +95,9 @@ TRAITS: Final[dict[Fault, Trait]] = {
     Fault.KILL_AFTER_DUMP: Trait(Only.EXPORTER, 3, EXPORTERS, (0.2, 2.0), 1),
     Fault.KILL_BEFORE_PUBLISH: Trait(Only.BROKER, 2, GATEWAYS, (0.2, 2.0), 1),
     Fault.KILL_BEFORE_MARK: Trait(Only.BROKER, 2, EVERYBODY, (0.2, 2.0), 1),
-    Fault.KILL_IN_SEND: Trait(Only.UPLOADER, 3, UPLOADERS, (0.2, 2.0), 1),
-    Fault.KILL_BEFORE_RECORD: Trait(Only.UPLOADER, 3, UPLOADERS, (0.2, 2.0), 1),
-    Fault.KILL_BEFORE_STORED: Trait(Only.UPLOADER, 3, UPLOADERS, (0.2, 2.0), 1),
+    Fault.KILL_IN_SEND: Trait(Only.TELEGRAM, 3, UPLOADERS, (0.2, 2.0), 1),
+    Fault.KILL_BEFORE_RECORD: Trait(Only.TELEGRAM, 3, UPLOADERS, (0.2, 2.0), 1),
+    Fault.KILL_BEFORE_STORED: Trait(Only.TELEGRAM, 3, UPLOADERS, (0.2, 2.0), 1),
     Fault.FREEZE: Trait(None, 5, EVERYBODY, (4.0, 6.0)),
     Fault.TERMINATE: Trait(None, 4, EVERYBODY, (0.0, 1.0)),
     Fault.BROKER_KILL: Trait(Only.BROKER, 2, (), (0.5, 4.0), 1),
@@ -95,13 +113,14 @@ TRAITS: Final[dict[Fault, Trait]] = {
     Fault.AMQP_CUT: Trait(Only.BROKER, 2, EVERYBODY),
     Fault.AMQP_DELAY: Trait(Only.BROKER, 1, EVERYBODY, (2.0, 5.0)),
     Fault.AMQP_HOLE: Trait(Only.BROKER, 2, EVERYBODY, (3.0, 8.0)),
-    Fault.TELEGRAM_CUT: Trait(Only.UPLOADER, 2, UPLOADERS),
-    Fault.TELEGRAM_CUT_MIDWAY: Trait(Only.UPLOADER, 3, UPLOADERS),
-    Fault.TELEGRAM_DELAY: Trait(Only.UPLOADER, 1.5, UPLOADERS, (2.0, 5.0)),
-    Fault.TELEGRAM_HOLE: Trait(Only.UPLOADER, 2, UPLOADERS, (3.0, 8.0)),
-    Fault.TELEGRAM_FLOOD: Trait(Only.UPLOADER, 2, ()),
-    Fault.TELEGRAM_ERROR: Trait(Only.UPLOADER, 2, ()),
-    Fault.TELEGRAM_HANG: Trait(Only.UPLOADER, 2, (), (2.0, 6.0)),
-    Fault.TELEGRAM_DROP: Trait(Only.UPLOADER, 2, ()),
+    Fault.TELEGRAM_CUT: Trait(Only.TELEGRAM, 2, UPLOADERS),
+    Fault.TELEGRAM_CUT_MIDWAY: Trait(Only.TELEGRAM, 3, UPLOADERS),
+    Fault.TELEGRAM_DELAY: Trait(Only.TELEGRAM, 1.5, UPLOADERS, (2.0, 5.0)),
+    Fault.TELEGRAM_HOLE: Trait(Only.TELEGRAM, 2, UPLOADERS, (3.0, 8.0)),
+    Fault.TELEGRAM_FLOOD: Trait(Only.TELEGRAM, 2, ()),
+    Fault.TELEGRAM_ERROR: Trait(Only.TELEGRAM, 2, ()),
+    Fault.TELEGRAM_HANG: Trait(Only.TELEGRAM, 2, (), (2.0, 6.0)),
+    Fault.TELEGRAM_DROP: Trait(Only.TELEGRAM, 2, ()),
     Fault.SPOOL_FULL: Trait(Only.EXPORTER, 2, EXPORTERS, (2.0, 4.0), 1),
+    **{step: Trait(Only.UPLOADER, 1, UPLOADERS, (0.0, 0.5), 1) for step in UPLOAD_STEPS},
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandbox.chaos.fault import EVERYBODY, GATEWAYS
 from sandbox.chaos.servers import BOT_TOKEN, Server, Servers
-from sandbox.ports import free_port
+from sandbox.ports import free_port, has_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,9 @@ _QUICK: Final[dict[str, object]] = {
     "PGFERRY_RETRY_SCALE": 0.02,
     "PGFERRY_DRAIN_SECONDS": DRAIN_SECONDS,
 }
-_EVERYBODYS: Final[dict[str, object]] = {"PGFERRY_ATTEMPTS": 4, "PGFERRY_RECONCILE_SECONDS": 2}
+#: That each half of a job may take.
+ATTEMPTS: Final = 4
+_EVERYBODYS: Final[dict[str, object]] = {"PGFERRY_ATTEMPTS": ATTEMPTS, "PGFERRY_RECONCILE_SECONDS": 2}
 _OF_SERVICE: Final[dict[str, dict[str, object]]] = {
     "gateway": {**_EVERYBODYS, "PGFERRY_RATE_LIMIT": 100_000},
     "exporter": {
@@ -74,6 +76,8 @@ class Fleet:
     stack: Stack
     servers: Servers
     timeline: Timeline
+    members: Sequence[str] = EVERYBODY
+    direct: bool = False  #: no proxies: whoever waits on a server is known by its port
     gateway_ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in GATEWAYS})
     exits: list[Exit] = field(default_factory=list)
     _running: dict[str, Service] = field(default_factory=dict)
@@ -92,15 +96,23 @@ class Fleet:
     def service(self, name: str) -> Service | None:
         return self._running.get(name)
 
+    @property
+    def pids(self) -> list[int]:
+        return [service.child.pid for service in self._running.values()]
+
+    def name_at(self, port: int) -> str | None:
+        """Whose connection it is that comes from this port."""
+        return next((name for name, found in self._running.items() if has_port(found.child.pid, port)), None)
+
     def name_of(self, owner: str) -> str | None:
         """Whose process it is, by what stands in `jobs.owner`."""
         pid = owner.rpartition(":")[2]
         return next((name for name, found in self._running.items() if str(found.child.pid) == pid), None)
 
-    async def start_all(self, names: Sequence[str] = EVERYBODY) -> None:
-        """Returns when all of them are ready."""
+    async def start_all(self, names: Sequence[str] | None = None) -> None:
+        """Returns when all members, or these, are ready."""
         self.tmp.mkdir()
-        for name in names:
+        for name in names or self.members:
             self.start(name)
         await asyncio.gather(*(asyncio.to_thread(service.wait_ready) for service in self._running.values()))
 
@@ -168,7 +180,7 @@ class Fleet:
                 self.start(name)
 
     def heal(self) -> None:
-        for name in EVERYBODY:
+        for name in self.members:
             self.thaw(name)
             self.start(name)
 
@@ -182,6 +194,8 @@ class Fleet:
 
     def _ways(self, name: str, kind: str) -> dict[str, object]:
         """Where the servers are for this process: behind its own proxies."""
+        if self.direct:
+            return {"TMPDIR": self.tmp}
         own = {server: self.servers.proxies[name, server].port for server in Server}
         ways: dict[str, object] = {
             "DATABASE_URL": self._behind(self.stack.url_as(kind), own[Server.POSTGRES]),

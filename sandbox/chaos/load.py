@@ -18,7 +18,7 @@ import aio_pika
 import aiohttp
 import jwt
 
-from sandbox.chaos.plan import PlannedRequest, Way
+from sandbox.chaos.plan import Plan, PlannedRequest, Way
 from shared.contracts.errors import Unavailable
 from shared.contracts.messages import ExportRequested
 from shared.contracts.topology import COMMANDS
@@ -72,10 +72,10 @@ class Load:
     amqp_url: str
     asked: list[Asked] = field(default_factory=list)
 
-    async def run(self, requests: tuple[PlannedRequest, ...]) -> None:
+    async def run(self, plan: Plan) -> None:
         """All requests at their times; returns when each has its fate, and cancels were asked for."""
         async with asyncio.TaskGroup() as group:
-            for request in requests:
+            for request in plan.requests:
                 group.create_task(self._at(request))
 
     async def post(self, name: str, gateway: str, options: dict[str, str]) -> Asked:

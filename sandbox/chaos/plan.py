@@ -8,7 +8,16 @@ from random import Random
 from typing import Final
 from uuid import UUID
 
-from sandbox.chaos.fault import EVERYBODY, EXPORTERS, GATEWAYS, TRAITS, UPLOADERS, Fault, Only
+from sandbox.chaos.fault import (
+    EVERYBODY,
+    EXPORTERS,
+    GATEWAYS,
+    TRAITS,
+    UPLOAD_STEPS,
+    UPLOADERS,
+    Fault,
+    Only,
+)
 
 SMALL_PROJECTS: Final = ("small-1", "small-2", "small-3", "small-4")
 LARGE_PROJECT: Final = "large"
@@ -60,6 +69,15 @@ class PlannedFault:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedDump:
+    """For a run that is after the uploader: a dump that is there at once, of so many parts."""
+
+    number: int
+    at: float
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sizes:
     """How much happens in one seed."""
 
@@ -68,20 +86,28 @@ class Sizes:
     faults: int = 10
 
 
+_OF_UPLOADS: Final = Sizes(seconds=3.0, requests=4, faults=5)
+_MOST_PARTS: Final = 6
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     seed: int
     only: Only | None
     requests: tuple[PlannedRequest, ...]
     faults: tuple[PlannedFault, ...]
+    dumps: tuple[PlannedDump, ...] = ()
 
 
 def plan_of(seed: int, only: Only | None = None, sizes: Sizes | None = None) -> Plan:
     """The same for the same arguments, on every machine."""
-    sizes = sizes or Sizes()
-    requests = _Requests(Random(f"{seed} requests"), sizes).draw()  # noqa: S311 - to be repeated
+    uploads = only is Only.UPLOADER
+    sizes = sizes or (_OF_UPLOADS if uploads else Sizes())
+    requests = _Requests(Random(f"{seed} requests"), sizes)  # noqa: S311 - to be repeated
     faults = _Faults(Random(f"{seed} faults {only or ''}"), sizes, only).draw()  # noqa: S311 - to be repeated
-    return Plan(seed, only, requests, faults)
+    if uploads:
+        return Plan(seed, only, (), faults, requests.draw_dumps())
+    return Plan(seed, only, requests.draw(), faults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +116,16 @@ class _Requests:
     sizes: Sizes
 
     def draw(self) -> tuple[PlannedRequest, ...]:
-        moments = sorted(self.random.uniform(0, self.sizes.seconds) for _ in range(self.sizes.requests))
-        return tuple(self._request(number, at) for number, at in enumerate(moments))
+        return tuple(self._request(number, at) for number, at in enumerate(self._moments()))
+
+    def draw_dumps(self) -> tuple[PlannedDump, ...]:
+        return tuple(
+            PlannedDump(number, at, self.random.randint(1, _MOST_PARTS))
+            for number, at in enumerate(self._moments())
+        )
+
+    def _moments(self) -> list[float]:
+        return sorted(self.random.uniform(0, self.sizes.seconds) for _ in range(self.sizes.requests))
 
     def _request(self, number: int, at: float) -> PlannedRequest:
         way = self._way()
@@ -164,7 +198,7 @@ class _Faults:
 
     def _allowed(self, fault: Fault, at: float) -> bool:
         trait = TRAITS[fault]
-        if self.only is not None and trait.only not in {None, self.only}:
+        if not _is_of(fault, self.only):
             return False
         if trait.victims and not set(trait.victims) & set(_suspects(self.only)):
             return False
@@ -179,5 +213,15 @@ class _Faults:
         )
 
 
+def _is_of(fault: Fault, only: Only | None) -> bool:
+    """Whether runs that are after this part bring the fault; kills at steps of an upload have their own."""
+    if only is Only.UPLOADER:
+        return fault is Fault.KILL or fault in UPLOAD_STEPS
+    if only is None:
+        return fault not in UPLOAD_STEPS
+    return TRAITS[fault].only in {None, only}
+
+
 def _suspects(only: Only | None) -> tuple[str, ...]:
-    return {Only.EXPORTER: EXPORTERS, Only.UPLOADER: UPLOADERS}.get(only, EVERYBODY) if only else EVERYBODY
+    parts = {Only.EXPORTER: EXPORTERS, Only.UPLOADER: UPLOADERS, Only.TELEGRAM: UPLOADERS}
+    return parts.get(only, EVERYBODY) if only else EVERYBODY

@@ -8,7 +8,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from sandbox.chaos.evidence import DEAD_QUEUES, LISTENER, Evidence, Letter
+from sandbox.chaos.fleet import ATTEMPTS
 from sandbox.chaos.plan import Way
+from shared.contracts.errors import AttemptsExhausted
 from shared.contracts.job import FINAL, Status
 from shared.contracts.manifest import Manifest
 from shared.contracts.messages import BackupFailed, BackupStored
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from sandbox.bot_api.store import StoredMessage
+
+
+_USED_UP: Final = AttemptsExhausted(ATTEMPTS).code
 
 
 class Rule(StrEnum):
@@ -39,6 +44,8 @@ class Rule(StrEnum):
     SESSION = "session"  #: no tenant's session, none idle in transaction
     SURPRISE = "surprise"  #: no error in a log that nobody foresaw
     WASTE = "waste"  #: what no backup names in the chat has a row that says so
+    TWICE = "twice"  #: kills alone have a document sent again only if its call was under way
+    NAMED = "named"  #: kills alone fail a job only when they used up its attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +215,25 @@ def _waste(evidence: Evidence) -> Iterator[str]:
         unknown[message.sha256] -= 1
 
 
+def _twice(evidence: Evidence) -> Iterator[str]:
+    if evidence.killed is None:
+        return
+    copies = Counter(message.sha256 for message in evidence.chat.values())
+    for message in {message.sha256: message for message in evidence.chat.values()}.values():
+        kills = evidence.killed.under_way.get(message.sha256, 0)
+        if copies[message.sha256] > 1 + kills:
+            yield f"{message.file_name} is {copies[message.sha256]} times in the chat, with {kills} kills"
+
+
+def _named(evidence: Evidence) -> Iterator[str]:
+    if evidence.killed is None:
+        return
+    for job_id in _ended(evidence, Status.FAILED):
+        code, kills = evidence.jobs[job_id]["error_code"], evidence.killed.cut_short.get(job_id, 0)
+        if code != _USED_UP or kills < ATTEMPTS:
+            yield f"job {job_id} failed with {code}, and {kills} of its attempts were cut short"
+
+
 def _ended(evidence: Evidence, status: Status) -> set[UUID]:
     return {job_id for job_id, job in evidence.jobs.items() if job["status"] == status}
 
@@ -235,4 +261,6 @@ _RULES: Final[dict[Rule, Callable[[Evidence], Iterator[str]]]] = {
     Rule.SESSION: _session,
     Rule.SURPRISE: _surprise,
     Rule.WASTE: _waste,
+    Rule.TWICE: _twice,
+    Rule.NAMED: _named,
 }

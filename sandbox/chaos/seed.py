@@ -23,22 +23,29 @@ from sandbox.chaos.evidence import (
     processes_of,
     sessions_left,
 )
+from sandbox.chaos.fault import UPLOADERS, Only
 from sandbox.chaos.fleet import LEASE_SECONDS, Fleet
 from sandbox.chaos.havoc import Havoc
 from sandbox.chaos.history import History, repeated
+from sandbox.chaos.kills import Kills
 from sandbox.chaos.load import Load
 from sandbox.chaos.moments import Moments
+from sandbox.chaos.planting import Planting
 from sandbox.chaos.restoring import Restoring
 from sandbox.chaos.rules import Violation, violations, waste
 from sandbox.chaos.servers import BOT_TOKEN, Servers, connected
 from sandbox.chaos.timeline import Timeline
 from sandbox.directory import ScratchDirectory
+from sandbox.held_commits import let_commits_be_held
 from sandbox.stack import Stack
 from shared.contracts.job import Status
 from shared.contracts.topology import EVENTS, QUEUES
 from shared.messaging import connection as amqp
 from shared.messaging.connection import BROKER_ERRORS
 from shared.messaging.declare import declare
+from shared.storage.database import open_database
+from shared.storage.spool import open_spool
+from shared.storage.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,7 +59,7 @@ _YOUNG_SECONDS: Final = 5.0
 _REST_SECONDS: Final = 90.0
 _ROUND_SECONDS: Final = 12.0  #: for what a reaper's round must still remove
 _POLL_SECONDS: Final = 0.25
-_RESTORED: Final = 2
+_KEEP_SECONDS: Final = 86_400.0  #: a failed job's dump
 
 _OPEN_JOBS: Final = """
     SELECT id, project_id, status, stage, owner, fence, lease_until, run_after, cancel_requested_at,
@@ -82,6 +89,19 @@ class Outcome:
     folder: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """`still_seconds`: how long nothing may change at the end. `restored`: backups of the sample."""
+
+    young_seconds: float = _YOUNG_SECONDS
+    still_seconds: float = LEASE_SECONDS
+    restored: int = 2
+
+
+#: The broker is not killed, nobody sleeps past a lease, and parts are random bytes.
+_OF_UPLOADS: Final = Pace(0.0, 0.5, 0)
+
+
 @dataclass(slots=True)
 class Seed:
     """One run of a plan on servers that others have used and will use."""
@@ -91,17 +111,19 @@ class Seed:
     timeline: Timeline
     stack: Stack
     fleet: Fleet
-    load: Load
-    havoc: Havoc
+    load: Load | Planting
+    havoc: Havoc | Kills
+    sweeper: Sweeper | None = None  #: where no exporter is there to do it
+    pace: Pace = field(default_factory=Pace)
     declared_at: float = field(default_factory=time.monotonic)
 
     async def run(self) -> Evidence:
         await self.fleet.start_all()
-        await asyncio.sleep(max(0.0, self.declared_at + _YOUNG_SECONDS - time.monotonic()))
+        await asyncio.sleep(max(0.0, self.declared_at + self.pace.young_seconds - time.monotonic()))
         history = asyncio.create_task(History(self.fleet, self.timeline).run())
         try:
             self.timeline.begin()
-            await asyncio.gather(self.load.run(self.plan.requests), self.havoc.run(self.plan.faults))
+            await asyncio.gather(self.load.run(self.plan), self.havoc.run(self.plan.faults))
             await self._heal()
             restless = await self._rest()
             return await self._evidence(restless)
@@ -124,7 +146,7 @@ class Seed:
                     return open_ones
                 await asyncio.sleep(_POLL_SECONDS)
             self.timeline.say("no job is open and no message waits")
-            await asyncio.sleep(LEASE_SECONDS)
+            await asyncio.sleep(self.pace.still_seconds)
             if not await self.open_ones():
                 return []
 
@@ -154,8 +176,10 @@ class Seed:
             self.servers, self.stack, self.load, self.havoc.queues_deleted_at, self.fleet.exits
         )
         evidence = await gathering(statuses, restless, sessions)
+        if isinstance(self.havoc, Kills):
+            evidence.killed = self.havoc.seen()
         evidence.restored = await Restoring(self.servers, self.stack).sample(
-            evidence.manifests, evidence.chat, seed=self.plan.seed, count=_RESTORED
+            evidence.manifests, evidence.chat, seed=self.plan.seed, count=self.pace.restored
         )
         return evidence
 
@@ -164,6 +188,8 @@ class Seed:
         deadline = time.monotonic() + _ROUND_SECONDS
         while True:
             left = await sessions_left(self.stack.database_url)
+            if self.sweeper is not None:
+                await self.sweeper()
             nothing = not (left.idle_sessions or left.tenant_sessions or await self._files())
             if nothing or time.monotonic() > deadline:
                 return left
@@ -188,7 +214,6 @@ class Seed:
 @asynccontextmanager
 async def prepared(servers: Servers, plan: Plan) -> AsyncIterator[Seed]:
     """Database, vhost with its queues, chat and folder for one seed; all of it is gone afterwards."""
-    timeline = Timeline()
     scratch = ScratchDirectory(prefix=f"pgferry-chaos-{plan.seed}-")
     database = await servers.take_database()
     stack = Stack(
@@ -203,22 +228,40 @@ async def prepared(servers: Servers, plan: Plan) -> AsyncIterator[Seed]:
     try:
         with stack:
             await _declare(stack.amqp_url)
-            fleet = Fleet(stack, servers, timeline)
-            load = Load(fleet, timeline, stack.amqp_url)
-            moments = Moments(fleet, servers, timeline, load)
-            yield Seed(
-                servers,
-                plan,
-                timeline,
-                stack,
-                fleet,
-                load,
-                Havoc(fleet, servers, timeline, stack.amqp_url, moments),
-            )
+            opening = _of_uploads if plan.only is Only.UPLOADER else _of_everything
+            async with opening(servers, plan, stack) as seed:
+                yield seed
         await _remove_queues(stack.amqp_url)
         await servers.execute(f"DROP DATABASE {database} WITH (FORCE)")
     finally:
         await asyncio.to_thread(scratch.close)
+
+
+@asynccontextmanager
+async def _of_everything(servers: Servers, plan: Plan, stack: Stack) -> AsyncIterator[Seed]:
+    timeline = Timeline()
+    fleet = Fleet(stack, servers, timeline)
+    load = Load(fleet, timeline, stack.amqp_url)
+    moments = Moments(fleet, servers, timeline, load)
+    havoc = Havoc(fleet, servers, timeline, stack.amqp_url, moments)
+    yield Seed(servers, plan, timeline, stack, fleet, load, havoc)
+
+
+@asynccontextmanager
+async def _of_uploads(servers: Servers, plan: Plan, stack: Stack) -> AsyncIterator[Seed]:
+    """Uploaders alone: dumps are planted, and what an exporter sweeps from the spool is swept here."""
+    timeline = Timeline()
+    async with (
+        connected(stack.database_url) as connection,
+        open_database(stack.database_url, name="chaos-planter") as database,
+    ):
+        await let_commits_be_held(connection, ["pgferry_uploader"])
+        spool = await open_spool(stack.spool.as_uri(), database)
+        fleet = Fleet(stack, servers, timeline, UPLOADERS, direct=True)
+        load = Planting(database, spool, timeline)
+        kills = Kills(fleet, servers, timeline, load)
+        sweeper = Sweeper(database, spool, _KEEP_SECONDS)
+        yield Seed(servers, plan, timeline, stack, fleet, load, kills, sweeper, _OF_UPLOADS)
 
 
 async def run_seed(servers: Servers, plan: Plan) -> Outcome:

@@ -148,7 +148,7 @@ async def at_rest(servers: Servers) -> AsyncIterator[AtRest]:
     async with prepared(servers, Plan(seed=0, only=None, requests=requests, faults=())) as seed:
         await seed.fleet.start_all(("gateway-1", "exporter-1", "uploader-1"))
         seed.timeline.begin()
-        await seed.load.run(requests)
+        await seed.load.run(seed.plan)
         await eventually(lambda: _ended(seed), seconds=90)
         statuses = await seed.statuses()
         await seed.fleet.terminate_all()

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
+from sandbox.held_commits import let_commits_be_held
 from sandbox.stack import Service, Stack, http_post
 from sandbox.tenants import create_small_tenant
 from shared.storage.database import Database, open_database
@@ -89,14 +90,10 @@ class Crew:
 
 @asynccontextmanager
 async def crew_of(stack: Stack) -> AsyncIterator[Crew]:
-    """Commits of the services may be held (`gates.commits_held`), the test's own never are."""
+    """Commits of the services may be held (`commits_held`), the test's own never are."""
     connection = await asyncpg.connect(stack.database_url)
     try:
-        name = await connection.fetchval("SELECT quote_ident(current_database())")
-        await connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = local")
-        await connection.execute("SET synchronous_commit = local")
-        for role in _SERVICE_ROLES:
-            await connection.execute(f"ALTER ROLE {role} IN DATABASE {name} SET synchronous_commit = on")
+        await let_commits_be_held(connection, _SERVICE_ROLES)
         async with open_database(stack.database_url, name="pgferry-test") as database:
             yield Crew(stack, connection, database)
     finally:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import asyncpg
 
+from sandbox.held_commits import WAITS_FOR_STANDBY
 from tests.e2e import steps
 
 _WAITING = """
@@ -19,14 +20,12 @@ _WAITING = """
      WHERE datname = current_database() AND usename LIKE $3 AND query LIKE $2
        AND $1 IN (wait_event_type, wait_event)
 """
-_WRITE = "SELECT pg_logical_emit_message(true, 'pgferry-test', 'a commit that waits')"
-_WAITS_FOR = "SELECT wait_event FROM pg_stat_activity WHERE pid = $1"
 _HAS_LOCK = "SELECT granted FROM pg_locks WHERE pid = $1 AND relation = $2::regclass"
 
 
 class Gate(StrEnum):
     LOCK = "Lock"  #: the statement waits for somebody's lock
-    COMMIT = "SyncRep"  #: the statement is done, and its commit waits
+    COMMIT = WAITS_FOR_STANDBY  #: the statement is done, and its commit waits (`commits_held`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,42 +77,6 @@ async def locked_after(url: str, table: str) -> AsyncIterator[None]:
         finally:
             connection.terminate()
             await asyncio.gather(queueing, return_exceptions=True)
-
-
-@asynccontextmanager
-async def commits_held(url: str) -> AsyncIterator[None]:
-    """Commits of services are on the server's disk, but neither seen nor answered before the end of the
-    block: they wait for a standby that is not there.
-    """
-    async with _session(url) as connection, _session(url) as witness:
-        await witness.execute("SET synchronous_commit = on")
-        await _standby(connection, "nobody")
-        commit = await _held_commit(connection, witness)
-        try:
-            yield
-        finally:
-            await _standby(connection, "")
-            await commit
-
-
-async def _standby(connection: asyncpg.Connection, name: str) -> None:
-    await connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
-    await connection.execute("SELECT pg_reload_conf()")
-
-
-async def _held_commit(connection: asyncpg.Connection, witness: asyncpg.Connection) -> asyncio.Task[str]:
-    """A commit that waits: then the server has taken up the setting."""
-    commit = asyncio.create_task(witness.execute(_WRITE))
-
-    async def held() -> bool:
-        nonlocal commit
-        if commit.done():
-            commit = asyncio.create_task(witness.execute(_WRITE))
-        waits_for: str | None = await connection.fetchval(_WAITS_FOR, witness.get_server_pid())
-        return waits_for == Gate.COMMIT
-
-    await steps.until(held, "commits are held")
-    return commit
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel
 
+from sandbox.held_commits import commits_held
 from sandbox.process import wait_until
 from sandbox.stack import Service
 from shared.contracts.messages import ExportRequested
@@ -76,7 +77,7 @@ async def test_when_its_last_commit_was_made_but_not_answered(crew: Crew, projec
         async with gates.locked(url, "control_plane.backup_parts"):
             job_id = await steps.ask(crew.database, project)
             await crew.waiting(Gate.LOCK, _SUPERSEDES_OLDER_PARTS)
-            await held.enter_async_context(gates.commits_held(url))
+            await held.enter_async_context(commits_held(url))
         await crew.waiting(Gate.COMMIT, "COMMIT", service="exporter")
         victim.kill()
         stage_at_death = (await steps.job_row(crew.connection, job_id))["stage"]
@@ -93,7 +94,7 @@ async def test_after_a_command_was_taken_and_before_it_is_acknowledged(
     crew.members("exporter", "uploader")
     victim = steps.wait_consuming(crew.member("exporter"))
     request_id = uuid4()
-    async with gates.commits_held(crew.stack.database_url):
+    async with commits_held(crew.stack.database_url):
         exchange = await channel.get_exchange(COMMANDS)
         command = aio_pika.Message(f'{{"project_id": "{project}"}}'.encode(), message_id=str(request_id))
         await exchange.publish(command, ExportRequested.type)

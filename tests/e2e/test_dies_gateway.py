@@ -9,6 +9,7 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractQueue
 
+from sandbox.held_commits import commits_held
 from shared.contracts.messages import ExportRequested
 from shared.contracts.topology import COMMANDS
 from tests.e2e import gates, steps
@@ -49,7 +50,7 @@ async def test_after_its_statement_committed_and_before_the_answer(crew: Crew, p
     """The caller has no answer, but the request was accepted: asking again joins its job."""
     crew.members(*_SERVICES)
     async with gates.claims_held(crew.stack.database_url):
-        async with gates.commits_held(crew.stack.database_url):
+        async with commits_held(crew.stack.database_url):
             asking = asyncio.create_task(asyncio.to_thread(crew.post_export, project))
             await crew.waiting(Gate.COMMIT, _ACCEPT)
             crew.member("gateway").kill()
@@ -70,7 +71,7 @@ async def test_after_the_answer_and_before_the_command_is_published(
     crew.members(*_SERVICES)
     url = crew.stack.database_url
     async with AsyncExitStack() as held:
-        async with gates.commits_held(url):
+        async with commits_held(url):
             asking = asyncio.create_task(asyncio.to_thread(crew.post_export, project))
             await crew.waiting(Gate.COMMIT, _ACCEPT)
             await held.enter_async_context(gates.locked_after(url, "control_plane.outbox"))
@@ -93,7 +94,7 @@ async def test_after_the_broker_confirmed_and_before_the_row_is_marked(
     crew.members(*_SERVICES)
     url = crew.stack.database_url
     async with gates.claims_held(url), AsyncExitStack() as held:
-        async with gates.commits_held(url):
+        async with commits_held(url):
             job_id = await steps.ask(crew.database, project)
             claiming = await crew.waiting(Gate.COMMIT, "UPDATE control_plane.outbox")
             await held.enter_async_context(gates.locked_after(url, "control_plane.outbox"))

@@ -9,6 +9,7 @@ import pytest
 
 from sandbox.bot_api.process import BotApi
 from sandbox.bot_api.store import StoredMessage
+from sandbox.held_commits import commits_held
 from sandbox.process import wait_until
 from shared.storage.cancel import cancel
 from tests.e2e import gates, steps
@@ -98,7 +99,7 @@ async def test_after_its_last_commit_and_before_the_spool_is_emptied(
         async with gates.locked(url, "control_plane.backups"):
             job_id = await steps.ask(crew.database, project)
             await crew.waiting(Gate.LOCK, "INSERT INTO control_plane.backups")
-            await held.enter_async_context(gates.commits_held(url))
+            await held.enter_async_context(commits_held(url))
         await crew.waiting(Gate.COMMIT, "COMMIT", service="uploader")
         victim.kill()
         stage_at_death = (await steps.job_row(crew.connection, job_id))["stage"]
@@ -120,7 +121,7 @@ async def test_after_its_job_was_cancelled_and_before_the_spool_is_emptied(
     bot_api.hold_after("sendDocument", 0)
     job_id = await steps.ask(crew.database, project)
     wait_for_call(bot_api)
-    async with gates.commits_held(crew.stack.database_url):
+    async with commits_held(crew.stack.database_url):
         assert await cancel(crew.database, job_id, actor="test") is not None
         await crew.waiting(Gate.COMMIT, "COMMIT", service="uploader")
         victim.kill()

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,9 +16,10 @@ import pytest
 
 from sandbox.bot_api.process import BotApi
 from sandbox.bot_api.store import StoredMessage
+from sandbox.planted import described, write_parts
 from services.uploader.upload import Upload
 from shared.contracts.job import Claim, StageGroup
-from shared.contracts.manifest import Dump, Encryption, Facts, Manifest, Part, Stream, TableRows
+from shared.contracts.manifest import Dump, Encryption, Facts, Manifest, TableRows
 from shared.contracts.topology import DEAD, EVENTS
 from shared.runtime.settings import WorkerSettings, load
 from shared.runtime.stopping import Stopping
@@ -28,7 +28,7 @@ from shared.storage.attempts import Attempts
 from shared.storage.database import Database
 from shared.storage.jobs import Job
 from shared.storage.lanes import LaneRule
-from shared.storage.spool import Prefix, Spool, part_name
+from shared.storage.spool import Prefix, Spool
 from shared.telegram.client import TelegramChatStore
 from tests.integration.jobs_in import add_job, claim, dump_of, find, lapse, must_claim
 from tests.waiting import eventually
@@ -66,7 +66,7 @@ class Plant:
         contents = [os.urandom(size) for size in sizes]
         dump = _dump(held, contents)
         prefix = self.spool.prefix(held.job_id, held.fence)
-        await asyncio.to_thread(_write, prefix, dump, contents)
+        await asyncio.to_thread(write_parts, prefix, dump, contents)
         async with self.database.transaction() as transaction:
             await transaction.jobs.dumped(held, dump)
         return dump
@@ -157,26 +157,15 @@ class Plant:
 
 def _dump(held: Claim, contents: Sequence[bytes]) -> Dump:
     """The description of these parts: encrypted, so that names of tables are in no clear text."""
-    whole = b"".join(contents)
+    stored, parts = described(contents)
     facts = pyrage.encrypt(FACTS.model_dump_json().encode(), [IDENTITY.to_public()])
     changes = {
-        "stored": Stream(size_bytes=len(whole), sha256=hashlib.sha256(whole).hexdigest()),
+        "stored": stored,
         "encryption": Encryption(recipients=("0123456789abcdef",)),
         "facts": base64.b64encode(facts).decode(),
-        "parts": tuple(
-            Part(index=index, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-            for index, content in enumerate(contents)
-        ),
+        "parts": parts,
     }
     return dump_of(held).model_copy(update=changes)
-
-
-def _write(prefix: Prefix, dump: Dump, contents: Sequence[bytes]) -> None:
-    prefix.create()
-    for index, content in enumerate(contents):
-        with prefix.writing(part_name(index)) as file:
-            file.write(content)
-    prefix.write_dump(dump)
 
 
 @asynccontextmanager
