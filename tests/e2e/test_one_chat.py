@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from sandbox.bot_api.limits import Rules
 from sandbox.bot_api.process import BotApi
 from sandbox.planted import plant_dump
 from sandbox.stack import Stack
@@ -42,7 +43,7 @@ _SECONDS = """
 def bot_api(tmp_path: Path, chat_id: int) -> Iterator[BotApi]:
     """A stand-in that refuses the 21st message in a window."""
     directory = tmp_path / "bot-api"
-    with BotApi(directory, tokens=[BOT_TOKEN], chats=[chat_id], window_seconds=_WINDOW_SECONDS) as api:
+    with BotApi(directory, tokens=[BOT_TOKEN], chats=[chat_id], rules=Rules.at(100)) as api:
         yield api
 
 
