@@ -58,6 +58,7 @@ GRANT SELECT, INSERT, UPDATE (status, expiring_at, caption, storage_path, expire
 GRANT SELECT, INSERT, UPDATE ON control_plane.backup_parts TO pgferry_operator;
 GRANT INSERT ON control_plane.suspected_sends, control_plane.audit_log TO pgferry_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.lane_entries TO pgferry_operator;
+GRANT SELECT, INSERT, UPDATE ON control_plane.chat_moves TO pgferry_uploader, pgferry_operator;
 
 -- Exporters and uploaders agree on one spool.
 GRANT SELECT, INSERT, UPDATE (only_row) ON control_plane.spool TO pgferry_exporter, pgferry_uploader;

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from services.uploader.chats import follow
 from services.uploader.lane import Lane
 from services.uploader.metrics import CATALOGUE_PINNED, SENT, SENT_BYTES
 from services.uploader.pinned_catalogue import PinnedCatalogue, is_recorded, looks_like_one
@@ -25,7 +26,7 @@ from shared.runtime.signing import CATALOGUE, Signer
 from shared.storage.catalogues import CatalogueRow
 from shared.storage.database import Database
 from shared.telegram.client import MAX_DOWNLOAD_BYTES, SentDocument, TelegramChatStore
-from shared.telegram.errors import FloodWait, may_be_done
+from shared.telegram.errors import ChatMoved, FloodWait, may_be_done
 from shared.telegram.pins import Pinned, Pins
 
 #: Looks more often than it may send, so that a change waits for little more than its time.
@@ -54,8 +55,13 @@ class KeepCatalogue:
 
     async def __call__(self) -> Mapping[str, int]:
         """Raises a Failure; what was done before it stays done."""
+        async with self.database.session() as session:
+            self.chat_id = await session.chats.now(self.chat_id)
         try:
             return await self._round()
+        except ChatMoved as move:
+            await follow(self.database, self.chat_id, move)
+            return await self()
         except FloodWait as wait:
             sentence = f"Telegram asks to wait {wait.seconds:.0f} s with the catalogue."
             raise TemporaryError("telegram_busy", sentence, retry_after=wait.seconds) from None
@@ -207,9 +213,11 @@ class KeepCatalogue:
         return deleted, remains
 
     async def _remove(self, row: CatalogueRow) -> bool:
-        message_id = row.message_id or 0
-        await self.pins.unpin(row.chat_id, message_id)
-        gone = await self.pins.delete(row.chat_id, message_id)
+        try:
+            await self.pins.unpin(row.chat_id, row.message_id or 0)
+            gone = await self.pins.delete(row.chat_id, row.message_id or 0)
+        except ChatMoved:  # the group that it lies in is closed
+            gone = False
         async with self.database.session() as session:
             settle = session.catalogues.forget if gone else session.catalogues.remains
             await settle(self.telegram.bot_id, row.revision)

@@ -17,7 +17,7 @@ from shared.runtime.reconciler import Duty
 from shared.storage.database import Database
 from shared.storage.superseded import Removed, Superseded, SupersededParts
 from shared.telegram.client import TelegramChatStore
-from shared.telegram.errors import BAD_REQUEST, FloodWait
+from shared.telegram.errors import BAD_REQUEST, ChatMoved, FloodWait
 from shared.telegram.removal import DELETABLE_SECONDS, DELETED_AT_ONCE, Removal
 
 KINDS = ("deleted", "replaced", "remains", "suspected")
@@ -95,9 +95,9 @@ class Remover:
 
 def _require_about_the_document(error: PermanentError) -> None:
     """A bot that was removed from the chat, or whose token is unknown, says nothing of a document: the round
-    ends, and the next one finds all as it was.
+    ends, and the next one finds all as it was. What lies in a group that became another one stays there.
     """
-    if error.code != BAD_REQUEST:
+    if error.code != BAD_REQUEST and not isinstance(error, ChatMoved):
         raise error
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from services.uploader.chats import follow
 from services.uploader.lane import Lane
 from services.uploader.metrics import FLOOD_WAIT_SECONDS, FLOOD_WAITS, SENT, SENT_BYTES, SUSPECTED
 from shared.contracts.errors import Failure, LeaseLost, Unavailable
@@ -21,7 +22,7 @@ from shared.runtime.stopping import Stopped, unless
 from shared.storage.database import Database
 from shared.storage.parts import Kind, Sent, Writer
 from shared.telegram.client import SentDocument, TelegramChatStore
-from shared.telegram.errors import FloodWait, may_be_done
+from shared.telegram.errors import ChatMoved, FloodWait, may_be_done
 
 log = structlog.get_logger(__name__)
 
@@ -57,11 +58,11 @@ class Sender:
         worker may not make it, or after it when it may not record it: the successor then sends the document
         again, and the manifest names that one.
         """
-        chat_id = self._chat_of(part)
-        call = partial(self.telegram.send, path, chat_id=chat_id, filename=filename, caption=caption)
         while True:
             if given_up.is_set():
                 raise Stopped
+            chat_id = await self._chat_now(part)
+            call = partial(self.telegram.send, path, chat_id=chat_id, filename=filename, caption=caption)
             try:
                 async with AsyncExitStack() as turn:
                     waiting = self.lane.turn(self.telegram.bot_id, chat_id, claim.job_id)
@@ -71,27 +72,39 @@ class Sender:
             except (FloodWait, Failure) as error:
                 if not may_be_done(error):
                     await self._take_back(claim, kind, part)
-                if not isinstance(error, FloodWait):
-                    raise
-                await unless(given_up, self._sit_out(error))
+                await unless(given_up, self._heed(error, chat_id))
             else:
                 await until_available(partial(self._record, claim, kind, part, sent))
                 return sent
 
     async def post(self, part: Part, *, path: Path, filename: str, caption: str) -> Sent:
         """Send the file in its turn, and write no row. Raises a Failure."""
-        chat_id = self._chat_of(part)
         while True:
+            chat_id = await self._chat_now(part)
             try:
                 async with self.lane.turn(self.telegram.bot_id, chat_id, job_id=None):
                     return self._sent(
                         await self.telegram.send(path, chat_id=chat_id, filename=filename, caption=caption)
                     )
-            except FloodWait as wait:
-                await self._sit_out(wait)
+            except (FloodWait, Failure) as error:
+                await self._heed(error, chat_id)
 
     def _chat_of(self, part: Part) -> int:
         return self.chat_ids[part.index % len(self.chat_ids)]
+
+    async def _chat_now(self, part: Part) -> int:
+        async with self.database.session() as session:
+            return await session.chats.now(self._chat_of(part))
+
+    async def _heed(self, answer: FloodWait | Failure, chat_id: int) -> None:
+        """Do what Telegram asks before the next try: wait, or go where the chat is now. Raises all else."""
+        match answer:
+            case FloodWait():
+                await self._sit_out(answer)
+            case ChatMoved():
+                await follow(self.database, chat_id, answer)
+            case _:
+                raise answer
 
     async def _sit_out(self, wait: FloodWait) -> None:
         log.info("Telegram asks to wait", seconds=wait.seconds)

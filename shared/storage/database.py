@@ -17,6 +17,7 @@ from shared.storage.audit import Audit
 from shared.storage.backups import Backups
 from shared.storage.cancellations import Cancellations
 from shared.storage.catalogues import Catalogues
+from shared.storage.chats import Chats
 from shared.storage.executor import CONNECTION_LOST, Executor
 from shared.storage.jobs import Jobs
 from shared.storage.lanes import Lanes
@@ -79,6 +80,7 @@ class Transaction:
     parts: Parts = field(init=False)
     lanes: Lanes = field(init=False)
     catalogues: Catalogues = field(init=False)
+    chats: Chats = field(init=False)
     outbox: Outbox = field(init=False)
     audit: Audit = field(init=False)
 
@@ -89,6 +91,7 @@ class Transaction:
         self.parts = Parts(self.executor)
         self.lanes = Lanes(self.executor)
         self.catalogues = Catalogues(self.executor)
+        self.chats = Chats(self.executor)
         self.outbox = Outbox(self.executor)
         self.audit = Audit(self.executor)
 

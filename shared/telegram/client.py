@@ -20,7 +20,7 @@ from telegram import InputFile
 
 from shared.contracts.errors import PermanentError, TemporaryError, Unavailable
 from shared.runtime.process import Fatal
-from shared.telegram.errors import FloodWait, WrongReceipt, speaking_to_telegram
+from shared.telegram.errors import FloodWait, LinkExpired, WrongReceipt, speaking_to_telegram
 from shared.telegram.request import Request
 from shared.telegram.window import Window
 
@@ -94,6 +94,12 @@ class TelegramChatStore:
         Raises TemporaryError when the document cannot be had now or comes short, Unavailable when Telegram
         is not reached, PermanentError when it will not give the document to this bot.
         """
+        try:
+            return await self._fetched(file_id, target, size_bytes)
+        except LinkExpired:  # another is to be had
+            return await self._fetched(file_id, target, size_bytes)
+
+    async def _fetched(self, file_id: str, target: Path, size_bytes: int | None) -> str:
         file = await _asked(partial(self.bot.get_file, file_id), "give back a document")
         digest = hashlib.sha256()
         received = 0
@@ -113,6 +119,8 @@ class TelegramChatStore:
         """Stream a file link. Its URL holds the token, so no error of the HTTP library is passed on."""
         try:
             async with self.downloads.stream("GET", url) as response:
+                if response.status_code == httpx.codes.NOT_FOUND:
+                    raise LinkExpired("telegram_download_failed", "A link to a document has expired.")
                 if response.status_code != httpx.codes.OK:
                     raise TemporaryError(
                         "telegram_download_failed",

@@ -32,6 +32,20 @@ BAD_REQUEST = "telegram_bad_request"
 _PASSING_400 = "temporarily unavailable"
 
 
+class ChatMoved(PermanentError):
+    """The group became a supergroup: nothing can be posted, changed or deleted under its old id any more."""
+
+    def __init__(self, new_chat_id: int) -> None:
+        super().__init__(
+            "telegram_chat_migrated", f"The group became a supergroup: set TELEGRAM_CHAT_ID to {new_chat_id}."
+        )
+        self.new_chat_id = new_chat_id
+
+
+class LinkExpired(TemporaryError):
+    """Telegram gives out links that live for about an hour; the document can be asked for again."""
+
+
 class AnswerLost(TemporaryError):
     """The request left, and no answer of Telegram's came back: it may have been carried out."""
 
@@ -61,10 +75,7 @@ def speaking_to_telegram(what: str) -> Iterator[None]:
     except RetryAfter as error:
         raise FloodWait(_seconds(error.retry_after)) from None
     except ChatMigrated as error:
-        raise PermanentError(
-            "telegram_chat_migrated",
-            f"The group became a supergroup: set TELEGRAM_CHAT_ID to {error.new_chat_id}.",
-        ) from error
+        raise ChatMoved(error.new_chat_id) from error
     except Forbidden as error:
         raise PermanentError("telegram_forbidden", f"Telegram refused to {what}: {error.message}.") from error
     except InvalidToken:

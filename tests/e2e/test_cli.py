@@ -77,7 +77,7 @@ async def test_migrate_makes_and_keeps_the_control_plane(database_url: str) -> N
 
     assert (before.code, before.out) == (1, "")
     assert before.sentence.endswith("run: pgferry migrate")
-    assert (first.code, first.out, first.err) == (0, "control_plane: nothing -> 0005\n", "")
+    assert (first.code, first.out, first.err) == (0, "control_plane: nothing -> 0006\n", "")
     assert (second.code, second.out, second.err) == (0, "up to date\n", "")
 
 

@@ -15,7 +15,7 @@ from shared.storage.projects import slug_of
 from shared.storage.requests import accept
 from tests.integration.jobs_in import claim, request_of
 
-HEAD = "0005"
+HEAD = "0006"
 
 #: Every table that the design names, with what later work relies on finding there.
 TABLES = {
@@ -36,7 +36,7 @@ TABLES = {
     """,
     "backup_parts": """
         job_id dump_fence kind index status size_bytes sha256 bot_id chat_id message_id file_id
-        file_unique_id send_attempts sending_at sent_at superseded_at removed_at
+        file_unique_id send_attempts sending_at sent_at superseded_at removed_at planned_at
     """,
     "suspected_sends": """
         id job_id dump_fence kind index bot_id chat_id size_bytes sha256 last_known_message_id suspected_at
@@ -45,6 +45,7 @@ TABLES = {
     "catalogues": """
         bot_id revision status chat_id message_id file_id sha256 entry_count reserved_at sent_at pinned_at
     """,
+    "chat_moves": "chat_id new_chat_id moved_at",
     "lane_entries": """
         id bot_id chat_id state job_id owner size_bytes waiting_at opened_at ended_at lease_until closed_until
     """,

@@ -25,7 +25,15 @@ from shared.contracts.errors import Failure, PermanentError, TemporaryError, Una
 from shared.runtime.admin import serving
 from shared.runtime.process import Fatal
 from shared.telegram.client import SentDocument, TelegramChatStore, open_telegram
-from shared.telegram.errors import AnswerLost, FloodWait, LostInOutage, WrongReceipt, may_be_done
+from shared.telegram.errors import (
+    AnswerLost,
+    ChatMoved,
+    FloodWait,
+    LinkExpired,
+    LostInOutage,
+    WrongReceipt,
+    may_be_done,
+)
 from tests.conftest import BOT_TOKEN, CHATS
 from tests.waiting import eventually
 
@@ -257,19 +265,49 @@ async def _breaks_off(request: web.Request) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize(
-    "download",
-    [_breaks_off, plain(404, "gone"), plain(502, "<html>"), plain(401, "")],
+    ("download", "kind"),
+    [
+        (_breaks_off, TemporaryError),
+        (plain(404, "gone"), LinkExpired),
+        (plain(502, "<html>"), TemporaryError),
+        (plain(401, ""), TemporaryError),
+    ],
     ids=["broken off", "404", "502", "401"],
 )
 async def test_a_download_that_fails_may_succeed_later(
-    server: Server, its_client: TelegramChatStore, download: Answer, tmp_path: Path
+    server: Server,
+    its_client: TelegramChatStore,
+    download: Answer,
+    kind: type[TemporaryError],
+    tmp_path: Path,
 ) -> None:
-    """A link that has expired gets a new one with the next try."""
+    """It is a matter of this link, or of this moment."""
     server.answer = file_of(download)
 
-    error = await failed(its_client.fetch("BQAC", tmp_path / "back", size_bytes=3000), TemporaryError)
+    error = await failed(its_client.fetch("BQAC", tmp_path / "back", size_bytes=3000), kind)
 
     assert error.code == "telegram_download_failed"
+
+
+async def test_a_link_that_has_expired_is_asked_for_again(
+    store: TelegramChatStore, bot_api: BotApi, chat_id: int, part: Path, tmp_path: Path
+) -> None:
+    """Between the answer of getFile and the download an hour may pass; the second link is taken."""
+    sent = await send(store, part, chat_id=chat_id)
+    before = bot_api.calls().get("getFile", {}).get(200, 0)
+    bot_api.hang_after_storing("getFile", times=1)
+
+    fetching = asyncio.create_task(store.fetch(sent.file_id, tmp_path / "back", size_bytes=3000))
+    await eventually(partial(_holds, bot_api, "getFile"))
+    bot_api.advance_clock(3600)
+    bot_api.release()
+
+    assert await fetching == hashlib.sha256(CONTENT).hexdigest()
+    assert bot_api.calls()["getFile"][200] - before == 2
+
+
+async def _holds(bot_api: BotApi, method: str) -> bool:
+    return bot_api.held(method) > 0
 
 
 @QUIET
@@ -320,6 +358,19 @@ async def test_a_flood_says_how_long_to_wait(
     assert bot_api.messages(chat_id) == []
 
 
+async def test_a_group_that_became_a_supergroup_says_its_new_id(
+    server: Server, its_client: TelegramChatStore, part: Path
+) -> None:
+    """Who does not follow it tells a person where it is."""
+    server.answer = refusal(400, "Bad Request: group chat was upgraded", migrate_to_chat_id=-100777)
+
+    moved = await failed(send(its_client, part), ChatMoved)
+
+    assert moved.new_chat_id == -100777
+    assert moved.code == "telegram_chat_migrated"
+    assert "-100777" in moved.sentence
+
+
 async def test_an_unknown_chat_is_final(store: TelegramChatStore, part: Path) -> None:
     """The sentence has Telegram's own words."""
     error = await failed(send(store, part, chat_id=-5), PermanentError)
@@ -343,16 +394,11 @@ async def test_a_revoked_token_is_final(bot_api: BotApi, part: Path) -> None:
     [
         (refusal(403, "Forbidden: bot was kicked from the channel chat"), "telegram_forbidden", "kicked"),
         (refusal(400, "Bad Request: message caption is too long"), "telegram_bad_request", "caption"),
-        (
-            refusal(400, "Bad Request: group chat was upgraded", migrate_to_chat_id=-100777),
-            "telegram_chat_migrated",
-            "-100777",
-        ),
         (refusal(413, "Request Entity Too Large"), "telegram_too_large", "too large"),
         (plain(413, "<html>413 Request Entity Too Large</html>"), "telegram_too_large", "too large"),
         (plain(413, ""), "telegram_too_large", "too large"),
     ],
-    ids=["403", "400", "migrated", "413 JSON", "413 HTML", "413 empty"],
+    ids=["403", "400", "413 JSON", "413 HTML", "413 empty"],
 )
 async def test_what_will_be_refused_again_is_final(
     server: Server, its_client: TelegramChatStore, answer: Answer, code: str, words: str, part: Path

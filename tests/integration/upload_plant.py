@@ -126,9 +126,10 @@ class Plant:
         await self.telegram.fetch(message.file_id, target, size_bytes=message.file_size)
         return await asyncio.to_thread(target.read_bytes)
 
-    async def manifest(self, directory: Path) -> Manifest:
+    async def manifest(self, directory: Path, *, chat_id: int | None = None) -> Manifest:
         """The chat's only manifest, verified."""
-        [message] = [message for message in self.messages if message.file_name.endswith(".manifest")]
+        messages = self.api.messages(chat_id or self.chat_id)
+        [message] = [message for message in messages if message.file_name.endswith(".manifest")]
         document = json.loads(await self.document(message, directory))
         self.upload.signer.verify(document)
         return Manifest.model_validate(document)
