@@ -36,7 +36,7 @@ TABLES = {
     """,
     "backup_parts": """
         job_id dump_fence kind index status size_bytes sha256 bot_id chat_id message_id file_id
-        file_unique_id send_attempts sending_at sent_at superseded_at removed_at
+        file_unique_id send_attempts sending_at sent_at superseded_at removed_at planned_at
     """,
     "suspected_sends": """
         id job_id dump_fence kind index bot_id chat_id size_bytes sha256 last_known_message_id suspected_at
