@@ -35,6 +35,10 @@ CONTENT = os.urandom(3 * PART_BYTES)
 _TABLES = "backups, backup_parts, suspected_sends, audit_log"
 _STATUSES = "SELECT status FROM control_plane.backup_parts ORDER BY kind DESC, index"
 _BLOCKED = "SELECT pid FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+_WAITING = """
+    SELECT count(DISTINCT pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+     WHERE NOT granted AND datname = current_database()
+"""
 _AGED = """
     UPDATE control_plane.backup_parts
        SET planned_at = planned_at - make_interval(hours => $1),
@@ -243,6 +247,19 @@ async def test_a_record_is_tried_again_when_the_database_is_back(plant: Plant) -
     assert await statuses(plant) == ["sent"] * 5
 
 
+async def test_a_record_whose_commit_was_not_answered_is_found(plant: Plant, tmp_path: Path) -> None:
+    """It is tried again, and there is nothing left to do."""
+    done = await send(plant)
+    assert done.manifest is not None
+    manifest = manifest_of(json.loads(await plant.document(plant.messages[-1], tmp_path)))
+    assert isinstance(manifest, FileManifest)
+
+    await sending(plant)._record(manifest, done.manifest)
+
+    assert len(await backups(plant)) == 1
+    assert await plant.owner.fetchval("SELECT count(*) FROM control_plane.audit_log") == 1
+
+
 async def test_a_file_that_becomes_shorter_is_refused(plant: Plant, tmp_path: Path) -> None:
     """What was sent of it goes."""
     path = tmp_path / "app.log"
@@ -324,16 +341,22 @@ async def test_what_is_only_sent_in_part_is_told(plant: Plant) -> None:
 async def test_a_message_is_adopted_once(plant: Plant, tmp_path: Path) -> None:
     """Also when two ask at the same moment; the documents of a backup are adopted by nobody."""
     message = await posted(plant, tmp_path)
-    done = await send(plant)
-    part = done.parts[0]
+    part = (await send(plant)).parts[0]
+    tasks = [asyncio.create_task(adopt(plant, message)) for _ in range(2)]
+    async with plant.owner.transaction():
+        await plant.owner.execute("LOCK TABLE control_plane.backups IN ACCESS EXCLUSIVE MODE")
 
-    results = await asyncio.gather(*(adopt(plant, message) for _ in range(3)), return_exceptions=True)
+        async def both_wait() -> bool:
+            return bool(await plant.owner.fetchval(_WAITING) == 2)
+
+        await eventually(both_wait)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
     with pytest.raises(PermanentError):
         await adopt(plant, Message(part.chat_id, part.message_id, part.file_id))
 
     refused = [one.code for one in results if isinstance(one, PermanentError)]
-    assert refused == ["message_known"] * 2
-    assert [row["adopted"] for row in await backups(plant) if row["adopted"]] == [True]
+    assert refused == ["message_known"]
+    assert sum(row["adopted"] for row in await backups(plant)) == 1
 
 
 async def test_an_adopted_message_is_taken_out_of_the_chat_at_its_end(plant: Plant, tmp_path: Path) -> None:
