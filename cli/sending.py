@@ -121,15 +121,15 @@ async def _send(
     from cli.library import open_library  # noqa: PLC0415 - see the module's docstring
 
     items: list[Item] = []
-    try:
-        async with open_library(user(), _settings()) as library:
+    async with open_library(user(), _settings()) as library:
+        try:
             async for item in library.send_each(files, record=record, **_given(options)):
                 items.append(item)
                 if not as_json:
                     typer.echo(text_of(_line(item)))
-    finally:
-        if as_json:
-            show_json([_public(item) for item in items])
+        finally:
+            if as_json:
+                show_json([_public(item) for item in items])
     return items
 
 

@@ -47,7 +47,7 @@ class Adopt:
         manifest = file_manifest(
             options,
             backup_id=uuid4(),
-            at=datetime.now(UTC).replace(microsecond=0),
+            at=datetime.now(UTC),
             bot_id=self.telegram.bot_id,
             filename=options.filename or f"message-{message.message_id}",
             stored=Stream(size_bytes=part.size_bytes, sha256=part.sha256),

@@ -83,8 +83,7 @@ class _Label:
 
 def _label(source: Source, options: FileOptions, set_id: UUID, *, is_recorded: bool) -> _Label:
     filename = naming.file_name(options.filename or source.name, set_id)
-    now = datetime.now(UTC).replace(microsecond=0)
-    return _Label(options, filename, now, set_id if is_recorded else None)
+    return _Label(options, filename, datetime.now(UTC), set_id if is_recorded else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +102,14 @@ class SendFile:
         file_set = FileSet(uuid4())
         try:
             return await self._send(file_set, source, options)
-        except LeaseLost:
-            raise PermanentError(
-                "file_given_up", "Nothing was sent for a day, and what there was of the file is deleted."
-            ) from None
-        except BaseException:
+        except BaseException as error:
             with suppress(Unavailable):  # the duty finds the set a day later
                 async with self.database.session() as session:
                     await session.parts.give_up(file_set)
+            if isinstance(error, LeaseLost):
+                raise PermanentError(
+                    "file_given_up", "Nothing was sent for a day, and what there was of the file is deleted."
+                ) from None
             raise
 
     async def _send(self, file_set: FileSet, source: Source, options: FileOptions) -> SentFile:

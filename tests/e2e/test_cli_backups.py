@@ -163,7 +163,7 @@ async def test_backups_are_listed_and_shown(ferry: Ferry) -> None:
         ferry.run("backups", "show", ferry.backup_id),
     )
 
-    assert table.out.splitlines()[1].split()[:3] == [ferry.backup_id, "acme", "stored"]
+    assert table.out.splitlines()[1].split()[:4] == [ferry.backup_id, "acme", "database", "stored"]
     (backup,) = as_json.json()
     assert (backup["id"], backup["row_count"], others.json()) == (ferry.backup_id, 12000, [])
     assert backup["created_at"].endswith("Z")

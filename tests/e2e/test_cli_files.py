@@ -95,6 +95,8 @@ async def test_a_file_is_sent_and_comes_back(
     )
     assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (row["expires_at"] - row["created_at"]).days == 90
+    turns = await connection.fetch("SELECT chat_id, state FROM control_plane.lane_entries")
+    assert [tuple(turn) for turn in turns] == [(stack.chat_id, "ended")] * 2
     fetched = await run(stack, "fetch", backup_id, "--to", tmp_path / "back")
     assert fetched.code == 0, fetched.err
     typed(fetched.out)
@@ -281,6 +283,70 @@ async def test_a_send_that_is_stopped_is_given_up_at_once(
     rows = await connection.fetch("SELECT status FROM control_plane.backup_parts")
     assert [row["status"] for row in rows] == ["superseded", "superseded"]
     assert await connection.fetchval("SELECT count(*) FROM control_plane.backups") == 0
+
+
+async def test_what_a_killed_send_left_is_deleted_a_day_later(
+    stack: Stack, bot_api: BotApi, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Kill -9 between two parts: the rows say what is in the chat and what may be."""
+    path = written(tmp_path, "disk.img", 20 * MIB)
+    bot_api.hold_after("sendDocument", 1)
+    sending = await started(*("backups", "send", str(path), "--project", "acme"), **environment(stack))
+
+    async def held() -> bool:
+        return bot_api.held("sendDocument") > 0
+
+    await steps.until(held, "the second part is on its way")
+    sending.kill()
+    await sending.wait()
+    bot_api.release()
+    statuses = "SELECT status FROM control_plane.backup_parts ORDER BY index"
+    assert [row["status"] for row in await connection.fetch(statuses)] == ["sent", "sending"]
+    stack.start("uploader", PGFERRY_RECONCILE_SECONDS="0.2").wait_ready()
+    await connection.execute(
+        "UPDATE control_plane.backup_parts SET planned_at = planned_at - interval '25 h',"
+        " sending_at = sending_at - interval '25 h', sent_at = sent_at - interval '25 h'"
+    )
+
+    async def deleted() -> bool:
+        return [row["status"] for row in await connection.fetch(statuses)] == ["deleted"] * 2
+
+    await steps.until(deleted, "the uploader has deleted what was left")
+    assert await connection.fetchval("SELECT index FROM control_plane.suspected_sends") == 1
+
+
+async def test_expire_prints_what_it_marked(
+    stack: Stack, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """And what it kept, with the reason; a dry run says the same and marks nothing."""
+    path = written(tmp_path, "a.log", 10)
+    old, newest = await sent(stack, path), await sent(stack, path)
+    await connection.execute("UPDATE control_plane.backups SET expires_at = now() - interval '1 day'")
+
+    dry = await run(stack, "expire", "--dry-run", "--json")
+    marked = await run(stack, "expire", "--json")
+    after = await run(stack, "expire", "--json")
+
+    assert [(one["id"], one["goes"]) for one in dry.json()] == [(old, True), (newest, False)]
+    assert [(one["id"], one["goes"]) for one in marked.json()] == [(old, True), (newest, False)]
+    assert [(one["id"], one["goes"]) for one in after.json()] == [(newest, False)]
+
+
+async def test_a_token_that_telegram_does_not_know_is_one_sentence(stack: Stack, tmp_path: Path) -> None:
+    """Without the token."""
+    path = written(tmp_path, "a.log", 10)
+
+    said = await run(
+        stack,
+        "send",
+        path,
+        "--project",
+        "acme",
+        TELEGRAM_BOT_TOKEN="7000009:AAE-a-token-of-nobody-at-all-0123456789",
+    )
+
+    assert (said.code, said.out) == (1, "")
+    assert said.sentence.startswith("TELEGRAM_BOT_TOKEN: ")
 
 
 async def test_a_file_comes_back_when_the_control_plane_is_lost(
