@@ -13,7 +13,7 @@ from typing import Final
 
 from cli.settings import DoctorSettings
 from shared.contracts.errors import Failure, PermanentError
-from shared.telegram.client import SentDocument, TelegramChatStore, open_telegram
+from shared.telegram.client import SentDocument, TelegramChatStore, telegram_of
 from shared.telegram.errors import FloodWait
 from shared.telegram.pins import Pins
 from shared.telegram.removal import Removal
@@ -39,7 +39,7 @@ class Check:
 
 
 async def examined(settings: DoctorSettings) -> list[Check]:
-    async with open_telegram(settings.bot_token.get_secret_value(), settings.telegram_api_url) as store:
+    async with telegram_of(settings) as store:
         await store.introduce()
         return [check for chat_id in settings.chat_ids for check in await Examination(store, chat_id)()]
 

@@ -20,7 +20,7 @@ from shared.runtime.signing import MANIFEST, Signer
 from shared.storage.backups import Backup
 from shared.storage.parts import PartRow
 from shared.storage.spool import MANIFEST_FILE, part_name
-from shared.telegram.client import TelegramChatStore, open_telegram
+from shared.telegram.client import TelegramChatStore, telegram_of
 
 SUMS_FILE = "SHA256SUMS"
 _STAGING = ".staging"
@@ -37,7 +37,7 @@ async def fetch_backup(
     `rows`: of its parts, for a backup that has no manifest.
     """
     signer = Signer.of(settings.signing_secrets, purpose=MANIFEST)
-    async with open_telegram(settings.bot_token.get_secret_value(), settings.telegram_api_url) as telegram:
+    async with telegram_of(settings) as telegram:
         await telegram.introduce()
         _require_sender(telegram, backup)
         return await Fetch(telegram, signer)(backup, rows, folder)

@@ -29,7 +29,7 @@ from shared.storage.database import Database, open_database
 from shared.storage.keeping import Keeping
 from shared.storage.lanes import LaneRule
 from shared.storage.projects import slug_of
-from shared.telegram.client import TelegramChatStore, open_telegram
+from shared.telegram.client import TelegramChatStore, telegram_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ async def open_library(actor: str, settings: SendSettings | None = None) -> Asyn
     quiet_libraries()
     async with (
         open_database(settings.database_url, name="pgferry-library", size=2) as database,
-        open_telegram(settings.bot_token.get_secret_value(), settings.telegram_api_url) as telegram,
+        telegram_of(settings) as telegram,
     ):
         await telegram.introduce()
         lane = Lane(database, LaneRule(settings.lane_messages, settings.lane_window_seconds))

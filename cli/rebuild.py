@@ -24,7 +24,7 @@ from shared.storage.database import Database
 from shared.storage.parts import Sent
 from shared.storage.rebuilding import Rebuilding
 from shared.telegram.catalogue import read_catalogue
-from shared.telegram.client import TelegramChatStore, open_telegram
+from shared.telegram.client import TelegramChatStore, telegram_of
 from shared.telegram.errors import FloodWait
 from shared.telegram.pins import Pins
 
@@ -69,7 +69,7 @@ async def catalogue_of(
 
 @asynccontextmanager
 async def introduced(settings: CatalogueSettings) -> AsyncIterator[TelegramChatStore]:
-    async with open_telegram(settings.bot_token.get_secret_value(), settings.telegram_api_url) as telegram:
+    async with telegram_of(settings) as telegram:
         await telegram.introduce()
         yield telegram
 

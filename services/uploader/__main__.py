@@ -18,7 +18,7 @@ from shared.runtime.stopping import Stopping
 from shared.storage.expiry import expiry_of
 from shared.storage.lanes import LaneRule
 from shared.storage.retention import retention_of
-from shared.telegram.client import open_telegram
+from shared.telegram.client import telegram_of
 
 SERVICE = "uploader"
 
@@ -26,11 +26,10 @@ SERVICE = "uploader"
 async def main(settings: UploaderSettings, stopping: Stopping) -> None:
     """Run until `stopping`."""
     needs = Dependencies("spool", "telegram")
-    token = settings.bot_token.get_secret_value()
     opening = worker_process(StageGroup.UPLOAD, settings, stopping, service=SERVICE, needs=needs)
     async with (
         opening as process,
-        open_telegram(token, settings.telegram_api_url) as telegram,
+        telegram_of(settings) as telegram,
     ):
         await needs.opened("telegram", telegram.introduce, stopping=stopping)
         needs.probe_by("telegram", telegram.probe)

@@ -21,6 +21,10 @@ class StoreSettings(Settings):
     )
     """Another one for a Bot API server of your own."""
 
+    answer_seconds: float = Field(default=300, gt=0, le=3600, alias="PGFERRY_TELEGRAM_SECONDS")
+    """How long Telegram may take to answer a call, or to take the next piece of a document; to give up early
+    means to send a document twice."""
+
     signing_keys: Annotated[tuple[SecretStr, ...], *Separated] = Field(
         alias="PGFERRY_SIGNING_KEY", min_length=1
     )

@@ -8,7 +8,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from telegram import InputFile
 
 from shared.contracts.errors import PermanentError, TemporaryError, Unavailable
 from shared.runtime.process import Fatal
+from shared.runtime.store_settings import StoreSettings
 from shared.telegram.errors import FloodWait, LinkExpired, WrongReceipt, speaking_to_telegram
 from shared.telegram.request import Request
 from shared.telegram.window import Window
@@ -28,8 +29,7 @@ from shared.telegram.window import Window
 MAX_DOWNLOAD_BYTES = 20 * 1024 * 1024
 
 #: After the body was sent Telegram still copies it to its own store; an early give-up is a duplicate.
-READ_SECONDS = 300.0
-WRITE_SECONDS = 120.0
+ANSWER_SECONDS = 300.0
 CONNECT_SECONDS = 10.0
 
 Reply = TypeVar("Reply")
@@ -135,27 +135,41 @@ class TelegramChatStore:
 
 
 @asynccontextmanager
-async def open_telegram(token: str, api_url: str) -> AsyncIterator[TelegramChatStore]:
-    """Speak to `api_url` as the bot of this token, for the time of the block."""
+async def open_telegram(
+    token: str, api_url: str, *, answer_seconds: float = ANSWER_SECONDS
+) -> AsyncIterator[TelegramChatStore]:
+    """Speak to `api_url` as the bot of this token, for the time of the block.
+
+    `answer_seconds` is the wait for an answer, and for each step of a body that is not taken.
+    """
     warnings.filterwarnings(
         "ignore", message=".*retry_after.*", category=telegram.warnings.PTBDeprecationWarning
     )
     request = Request(
         connection_pool_size=16,
         connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        write_timeout=WRITE_SECONDS,
-        media_write_timeout=WRITE_SECONDS,
+        read_timeout=answer_seconds,
+        write_timeout=answer_seconds,
+        media_write_timeout=answer_seconds,
         pool_timeout=None,
     )
     base = api_url.rstrip("/")
     bot = telegram.Bot(token, base_url=f"{base}/bot", base_file_url=f"{base}/file/bot", request=request)
-    timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+    timeout = httpx.Timeout(answer_seconds, connect=CONNECT_SECONDS)
     async with httpx.AsyncClient(timeout=timeout) as downloads:
         try:
             yield TelegramChatStore(bot, downloads)
         finally:
             await bot.shutdown()
+
+
+def telegram_of(settings: StoreSettings) -> AbstractAsyncContextManager[TelegramChatStore]:
+    """`open_telegram` as the settings say."""
+    return open_telegram(
+        settings.bot_token.get_secret_value(),
+        settings.telegram_api_url,
+        answer_seconds=settings.answer_seconds,
+    )
 
 
 async def _asked(call: Callable[[], Awaitable[Reply]], what: str) -> Reply:
