@@ -7,6 +7,7 @@ has no manifest, the database says the hash.
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from shared.telegram.client import TelegramChatStore, telegram_of
 
 SUMS_FILE = "SHA256SUMS"
 _STAGING = ".staging"
+_OURS = re.compile(rf"({re.escape(MANIFEST_FILE)}|{SUMS_FILE}|part-\d+)({re.escape(_STAGING)})?")
 _DOWNLOADS_AT_ONCE = 4
 _ATTEMPTS = 3
 _RETRY_SECONDS = 1.0
@@ -68,31 +70,58 @@ class Fetch:
 
     async def _manifest(self, backup: Backup, folder: Path) -> AnyManifest:
         """The manifest, if it is the one that was recorded and one of our keys signed it."""
-        if backup.manifest_file_id is None:
+        if backup.manifest_file_id is None or backup.manifest_sha256 is None:
             raise CannotDo(f"backup {backup.id} was recorded without a manifest")
-        with _staged(folder / MANIFEST_FILE) as staging:
-            sha256 = await self._download(backup.manifest_file_id, staging)
-            if sha256 != backup.manifest_sha256:
-                raise CannotDo("the manifest in the chat is not the one that was recorded")
-            document = json.loads(staging.read_bytes())
-            self.signer.verify(document)
+        path = folder / MANIFEST_FILE
+        if path.exists():
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != backup.manifest_sha256:
+                raise CannotDo(f"{folder} holds another backup")
+            return self._verified(content)
+        with _staged(path) as staging:
+            altered = "the manifest in the chat is not the one that was recorded"
+            await self._download(_Wanted(backup.manifest_file_id, backup.manifest_sha256, altered), staging)
+            return self._verified(staging.read_bytes())
+
+    def _verified(self, content: bytes) -> AnyManifest:
+        document = json.loads(content)
+        self.signer.verify(document)
         return manifest_of(document)
 
     async def _part(self, part: SentPart, folder: Path, gate: asyncio.Semaphore) -> None:
+        """Unless an earlier attempt at this folder has brought it."""
+        path = folder / part_name(part.index)
         async with gate:
-            with _staged(folder / part_name(part.index)) as staging:
-                sha256 = await self._download(part.file_id, staging, size_bytes=part.size_bytes)
-                if sha256 != part.sha256:
-                    raise CannotDo(f"part {part.index} came back altered: its hash is not the manifest's")
+            if path.exists() and await asyncio.to_thread(_sha256_of, [path]) == part.sha256:
+                return
+            with _staged(path) as staging:
+                altered = f"part {part.index} came back altered: its hash is not the manifest's"
+                wanted = _Wanted(part.file_id, part.sha256, altered, part.size_bytes)
+                await self._download(wanted, staging)
 
-    async def _download(self, file_id: str, target: Path, *, size_bytes: int | None = None) -> str:
+    async def _download(self, wanted: "_Wanted", target: Path) -> None:
         """Try again what may pass; the last attempt's error is the caller's."""
-        for _ in range(_ATTEMPTS - 1):
+        for left in reversed(range(_ATTEMPTS)):
             try:
-                return await self.telegram.fetch(file_id, target, size_bytes=size_bytes)
-            except (TemporaryError, Unavailable):
-                await asyncio.sleep(_RETRY_SECONDS)
-        return await self.telegram.fetch(file_id, target, size_bytes=size_bytes)
+                sha256 = await self.telegram.fetch(wanted.file_id, target, size_bytes=wanted.size_bytes)
+                if sha256 == wanted.sha256:
+                    return
+                failure: Exception = CannotDo(wanted.altered)
+            except (TemporaryError, Unavailable) as error:
+                failure = error
+            if not left:
+                raise failure
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A document as it must come back; `altered` says that it did not."""
+
+    file_id: str
+    sha256: str
+    altered: str
+    size_bytes: int | None = None
 
 
 def _adopted(backup: Backup, rows: Sequence[PartRow]) -> FileManifest:
@@ -126,19 +155,24 @@ def _staged(target: Path) -> Iterator[Path]:
 
 
 def _prepare(folder: Path) -> None:
+    """A folder that is empty, or holds what an earlier attempt brought."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise CannotDo(f"{folder} is not empty")
+    if any(not _OURS.fullmatch(path.name) for path in folder.iterdir()):
+        raise CannotDo(f"{folder} holds something else: name an empty folder, or one to go on with")
 
 
 def _require_whole(manifest: AnyManifest, paths: Iterable[Path]) -> None:
+    if _sha256_of(paths) != manifest.stored.sha256:
+        raise CannotDo("the parts are right but do not make the whole that the manifest names")
+
+
+def _sha256_of(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
             while piece := file.read(1024 * 1024):
                 digest.update(piece)
-    if digest.hexdigest() != manifest.stored.sha256:
-        raise CannotDo("the parts are right but do not make the whole that the manifest names")
+    return digest.hexdigest()
 
 
 def _write_sums(folder: Path, manifest: AnyManifest) -> None:
