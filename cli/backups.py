@@ -96,7 +96,10 @@ def show(backup_id: BackupId, as_json: AsJson = False) -> None:
 @app.command()
 def fetch(
     backup_id: BackupId,
-    to: Annotated[Path, typer.Option("--to", help="A new or empty folder, or one that a fetch has begun.", file_okay=False)],
+    to: Annotated[
+        Path,
+        typer.Option("--to", help="A new or empty folder, or one that a fetch has begun.", file_okay=False),
+    ],
 ) -> None:
     """Bring manifest and parts back from the chat, check them, and write SHA256SUMS.
 

@@ -27,7 +27,6 @@ from shared.runtime.signing import MANIFEST, Signer
 from shared.storage.backups import Backup, Filters, Statistics
 from shared.storage.database import Database, open_database
 from shared.storage.keeping import Keeping
-from shared.storage.lanes import LaneRule
 from shared.storage.projects import slug_of
 from shared.telegram.client import TelegramChatStore, telegram_of
 
@@ -159,7 +158,7 @@ async def open_library(actor: str, settings: SendSettings | None = None) -> Asyn
         telegram_of(settings) as telegram,
     ):
         await telegram.introduce()
-        lane = Lane(database, LaneRule(settings.lane_messages, settings.lane_window_seconds))
+        lane = Lane.of(database, settings)
         sender = Sender(database, telegram, settings.chat_ids, lane)
         signer = Signer.of(settings.signing_secrets, purpose=MANIFEST)
         yield Library(database, telegram, sender, signer, actor)

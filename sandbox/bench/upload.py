@@ -92,6 +92,7 @@ class UploadBench:
             TELEGRAM_CHAT_ID=",".join(map(str, chats)),
             PGFERRY_LANE_MESSAGES=RULES.messages,
             PGFERRY_LANE_WINDOW_SECONDS=RULES.window_seconds,
+            PGFERRY_BOT_WINDOW_SECONDS=RULES.bot_window_seconds,
         ) as uploader:
             runs = []
             for documents in self.documents:

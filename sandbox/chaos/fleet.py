@@ -58,6 +58,7 @@ _OF_SERVICE: Final[dict[str, dict[str, object]]] = {
         "PGFERRY_UPLOADER_SLOTS": 2,
         "PGFERRY_LANE_MESSAGES": 20,
         "PGFERRY_LANE_WINDOW_SECONDS": 0.6,
+        "PGFERRY_BOT_WINDOW_SECONDS": 0.01,
     },
 }
 

@@ -16,7 +16,6 @@ from shared.runtime.process import start_service
 from shared.runtime.signing import MANIFEST, Signer
 from shared.runtime.stopping import Stopping
 from shared.storage.expiry import expiry_of
-from shared.storage.lanes import LaneRule
 from shared.storage.retention import retention_of
 from shared.telegram.client import telegram_of
 
@@ -33,7 +32,7 @@ async def main(settings: UploaderSettings, stopping: Stopping) -> None:
     ):
         await needs.opened("telegram", telegram.introduce, stopping=stopping)
         needs.probe_by("telegram", telegram.probe)
-        lane = Lane(process.database, LaneRule(settings.lane_messages, settings.lane_window_seconds))
+        lane = Lane.of(process.database, settings)
         await process.run(
             Upload(
                 process.database,

@@ -6,10 +6,12 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Self
 from uuid import UUID, uuid4
 
 from services.uploader.metrics import LANE_WAIT_SECONDS
 from shared.contracts.errors import Unavailable
+from shared.runtime.store_settings import PostingSettings
 from shared.storage.database import Database
 from shared.storage.lanes import LaneRule
 from shared.telegram.errors import FloodWait
@@ -28,6 +30,16 @@ class Lane:
     database: Database
     rule: LaneRule
     owner: str = field(default_factory=_owner)
+
+    @classmethod
+    def of(cls, database: Database, settings: PostingSettings) -> Self:
+        rule = LaneRule(
+            settings.lane_messages,
+            settings.lane_window_seconds,
+            settings.bot_messages,
+            settings.bot_window_seconds,
+        )
+        return cls(database, rule)
 
     @asynccontextmanager
     async def turn(self, bot_id: int, chat_id: int, job_id: UUID | None) -> AsyncIterator[None]:

@@ -55,3 +55,9 @@ class PostingSettings(StoreSettings):
 
     lane_window_seconds: float = Field(default=60, gt=0, le=3600, alias="PGFERRY_LANE_WINDOW_SECONDS")
     """The time in which `PGFERRY_LANE_MESSAGES` are counted."""
+
+    bot_messages: int = Field(default=30, ge=0, alias="PGFERRY_BOT_MESSAGES")
+    """Posts of this bot in all chats in any `PGFERRY_BOT_WINDOW_SECONDS`: Telegram's limit. 0: no limit."""
+
+    bot_window_seconds: float = Field(default=1, gt=0, le=3600, alias="PGFERRY_BOT_WINDOW_SECONDS")
+    """The time in which `PGFERRY_BOT_MESSAGES` are counted."""

@@ -1,6 +1,7 @@
 """The lane of a bot in a chat: a ledger of its posts, `control_plane.lane_entries`, shared by all processes.
 
-Telegram takes about 20 messages a minute from a bot in one chat, in any 60 seconds. An entry counts from
+Telegram takes about 20 messages a minute from a bot in one chat, in any 60 seconds, and about 30 a second
+from a bot in all chats. An entry counts from
 before its call until the window after the call's end has passed, so whenever the server counts it, it counts
 here as well; a bucket that refills would let more than 20 into some windows.
 """
@@ -16,9 +17,8 @@ OPEN_SECONDS: Final = 600.0
 #: Whoever waits asks again far more often; who does not is dead.
 WAITING_SECONDS: Final = 30.0
 
-LOCK = (
-    "SELECT pg_advisory_xact_lock(hashtextextended(format('pgferry lane %s %s', $1::bigint, $2::bigint), 0))"
-)
+# All lanes of a bot, which has a rule of its own.
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(format('pgferry lanes %s', $1::bigint), 0))"
 
 # A holder whose job is no longer its own is dead or frozen, and a job makes one call at a time in a chat: who
 # asks for the next one has none open.
@@ -55,19 +55,27 @@ OPEN = """
     ), line AS (
         SELECT id, row_number() OVER (ORDER BY waiting_at, id) AS place FROM control_plane.lane_entries
          WHERE bot_id = $1 AND chat_id = $2 AND state = 'waiting'
+    ), free AS (
+        SELECT coalesce((SELECT place FROM line WHERE id = $3) <= $4 - (SELECT count(*) FROM used), false)
+                   AS in_chat,
+               $7 = 0 OR $7 > count(*) AS of_bot
+          FROM control_plane.lane_entries
+         WHERE bot_id = $1
+           AND (state = 'open' OR (state = 'ended' AND ended_at > now() - make_interval(secs => $8)))
     ), closed AS (
         SELECT max(closed_until) AS until FROM control_plane.lane_entries
          WHERE bot_id = $1 AND chat_id = $2 AND state = 'closed'
     ), opened AS (
         UPDATE control_plane.lane_entries
            SET state = 'open', opened_at = clock_timestamp(), lease_until = now() + make_interval(secs => $5)
-         WHERE id = $3 AND (SELECT until FROM closed) IS NULL
-           AND (SELECT place FROM line WHERE id = $3) <= $4 - (SELECT count(*) FROM used)
+         WHERE id = $3 AND (SELECT until FROM closed) IS NULL AND (SELECT in_chat AND of_bot FROM free)
         RETURNING id
     )
     SELECT EXISTS (SELECT FROM opened) AS opened,
            greatest(extract(epoch FROM (SELECT until FROM closed) - now()),
-                    extract(epoch FROM (SELECT min(ended_at) FROM used) - now()) + $6)::float8 AS seconds
+                    CASE WHEN (SELECT in_chat FROM free) THEN $8
+                         ELSE extract(epoch FROM (SELECT min(ended_at) FROM used) - now()) + $6
+                    END)::float8 AS seconds
 """
 
 END = """
@@ -83,10 +91,14 @@ CLOSE = """
 
 @dataclass(frozen=True, slots=True)
 class LaneRule:
-    """At most `messages` in any `window_seconds`, for each bot and chat; no messages: no rule."""
+    """At most `messages` in any `window_seconds` for each bot and chat, and at most `bot_messages` in any
+    `bot_window_seconds` for each bot; no messages: no rule.
+    """
 
     messages: int = 20
     window_seconds: float = 60.0
+    bot_messages: int = 30
+    bot_window_seconds: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +111,7 @@ class Place:
 
 
 class Lanes:
-    """Used inside one transaction at a time: the lane is locked until its commit."""
+    """Used inside one transaction at a time: the bot's lanes are locked until its commit."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -110,12 +122,19 @@ class Lanes:
         `job_id` tells who asks again from who comes new; who posts for no job takes any id of its own.
         """
         lane = (bot_id, chat_id)
-        await self._executor.execute(LOCK, *lane)
+        await self._executor.execute(LOCK, bot_id)
         await self._executor.execute(END_DEAD, *lane, job_id)
         await self._executor.execute(PRUNE, *lane, rule.window_seconds)
         entry = await self._executor.fetchval(WAIT, *lane, job_id, owner, WAITING_SECONDS)
         record = await self._executor.fetchrow(
-            OPEN, *lane, entry, rule.messages, OPEN_SECONDS, rule.window_seconds
+            OPEN,
+            *lane,
+            entry,
+            rule.messages,
+            OPEN_SECONDS,
+            rule.window_seconds,
+            rule.bot_messages,
+            rule.bot_window_seconds,
         )
         opened, seconds = record or (False, None)
         return Place(entry, opened, seconds)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -12,6 +13,7 @@ import pytest
 from sandbox.bot_api.limits import Rules
 from sandbox.bot_api.process import BotApi
 from services.uploader.lane import Lane
+from shared.contracts.manifest import part_sizes
 from shared.storage.database import Database, open_database
 from shared.storage.lanes import LaneRule
 from shared.telegram.client import open_telegram
@@ -22,8 +24,8 @@ from tests.integration.upload_plant import Plant
 from tests.waiting import eventually
 
 BOT, CHAT = 7, -1007
-#: Telegram's 20 in 60 s at 1:100.
-HUNDREDTH = LaneRule(20, 0.6)
+#: Telegram's 20 in 60 s, and 30 in 1 s, at 1:100.
+HUNDREDTH = LaneRule(20, 0.6, 30, 0.01)
 ONE = LaneRule(1, 0.05)
 
 _ENTRIES = "SELECT state FROM control_plane.lane_entries ORDER BY id"
@@ -78,6 +80,51 @@ async def test_many_posts_of_two_processes_are_never_too_many(
         await asyncio.gather(*(post(lane, uuid4(), 10) for lane in lanes for _ in range(4)))
 
     assert strict_api.calls()["sendDocument"] == {200: 80}
+
+
+async def test_posts_in_many_chats_are_not_too_many_for_the_bot(
+    control_plane: Database, other: Database, tmp_path: Path
+) -> None:
+    """Ten chats would take 200 at once, and the bot may send 30 in its window: nobody is asked to wait."""
+    path = tmp_path / "document"
+    path.write_bytes(b"a part")
+    chats = [CHAT - number for number in range(10)]
+    of_bot = LaneRule(20, 60, bot_messages=30, bot_window_seconds=0.5)
+    lanes = [Lane(control_plane, of_bot, "first"), Lane(other, of_bot, "second")]
+    rules = replace(Rules.none(), bot_messages=30, bot_window_seconds=0.5)
+    with BotApi(tmp_path / "bot", tokens=[BOT_TOKEN], chats=chats, rules=rules) as api:
+        async with open_telegram(BOT_TOKEN, api.url) as telegram:
+            await telegram.introduce()
+
+            async def post(lane: Lane, chat_id: int) -> None:
+                for _ in range(8):
+                    async with lane.turn(BOT, chat_id, None):
+                        await telegram.send(path, chat_id=chat_id, filename="part", caption=None)
+
+            began = time.monotonic()
+            await asyncio.gather(*(post(lanes[number % 2], chat) for number, chat in enumerate(chats)))
+            seconds = time.monotonic() - began
+
+        assert api.calls()["sendDocument"] == {200: 80}
+    assert seconds >= 1
+
+
+async def test_parts_differ_in_size_so_that_none_waits_for_another(tmp_path: Path) -> None:
+    """Telegram's server slows files of equal size down and refuses them when many come at once."""
+    sizes = part_sizes(6_000_000, 120_000)
+    rules = replace(Rules(), messages=0, bot_messages=0)
+    with BotApi(tmp_path / "sizes", tokens=[BOT_TOKEN], chats=[CHAT], rules=rules) as api:
+        async with open_telegram(BOT_TOKEN, api.url) as telegram:
+            await telegram.introduce()
+
+            async def post(number: int, size: int) -> None:
+                path = tmp_path / str(number)
+                path.write_bytes(bytes(size))
+                await telegram.send(path, chat_id=CHAT, filename="part", caption=None)
+
+            await asyncio.gather(*(post(number, size) for number, size in enumerate(sizes)))
+
+        assert api.calls()["sendDocument"] == {200: len(sizes)}
 
 
 async def test_without_a_turn_the_chat_refuses(control_plane: Database, tmp_path: Path) -> None:
