@@ -19,7 +19,7 @@ from services.uploader.files import PostedInPart, PostFile, SendFile, SentFile
 from services.uploader.lane import Lane
 from services.uploader.sender import Sender
 from shared.contracts.backup import Changes, FileOptions
-from shared.contracts.errors import Failure, PermanentError
+from shared.contracts.errors import Failure
 from shared.contracts.manifest import PART_SIZE_BYTES, SentPart
 from shared.runtime.logs import quiet_libraries
 from shared.runtime.settings import load
@@ -61,7 +61,7 @@ class Library:
         """Send a file, or bytes that are to be one (give them a `filename`), and record it as a backup.
 
         With `record=False` it is only sent: nothing expires it, lists it, or deletes it. `options` are those
-        of `FileOptions`. Raises ValidationError, OSError or a Failure, and then nothing is recorded.
+        of `FileOptions`. Raises ValidationError or a Failure, and then nothing is recorded.
         """
         wanted = await self._wanted(project, options)
         return await self._sender(record=record)(_source(content), wanted)
@@ -171,9 +171,6 @@ async def _item(send: SendFile | PostFile, source: Source, options: FileOptions)
         return Item(source.name, error=error, left=error.parts)
     except Failure as error:
         return Item(source.name, error=error)
-    except OSError as error:
-        sentence = f"{source.name} cannot be read or copied: {error.strerror}."
-        return Item(source.name, error=PermanentError("file_unreadable", sentence))
 
 
 def _source(content: Path | bytes) -> Source:

@@ -21,6 +21,17 @@ from shared.contracts.manifest import Part, Stream, part_sizes
 _PIECE_BYTES = 1024 * 1024
 
 
+@contextmanager
+def copying(name: str) -> Iterator[None]:
+    """Raises PermanentError `file_unreadable` for what this machine's disks refuse."""
+    try:
+        yield
+    except OSError as error:
+        raise PermanentError(
+            "file_unreadable", f"{name} cannot be read or copied: {error.strerror}."
+        ) from error
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A file, or bytes that are to be one; `name` is its own, without a folder."""
@@ -60,8 +71,12 @@ class Cutting:
     _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """Raises OSError, or PermanentError for a file that cannot be a document, or became shorter."""
-        with self.source.opened() as (stream, size), tempfile.TemporaryDirectory(prefix="pgferry-") as folder:
+        """Raises PermanentError for a file that cannot be read or be a document, or became shorter."""
+        with (
+            copying(self.source.name),
+            self.source.opened() as (stream, size),
+            tempfile.TemporaryDirectory(prefix="pgferry-") as folder,
+        ):
             sizes = part_sizes(size, self.part_size_bytes)
             path = Path(folder, "part")
             for index, part_size in enumerate(sizes):

@@ -16,7 +16,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from services.uploader import naming
-from services.uploader.cutting import Cutting, Piece, Source
+from services.uploader.cutting import Cutting, Piece, Source, copying
 from services.uploader.manifest import encoded, file_manifest, sent_part
 from services.uploader.patience import WAITS, patiently
 from services.uploader.sender import Sender
@@ -98,7 +98,7 @@ class SendFile:
     waits: Sequence[float] = WAITS
 
     async def __call__(self, source: Source, options: FileOptions) -> SentFile:
-        """Raises a Failure or OSError; an uploader deletes what was sent until then."""
+        """Raises a Failure; an uploader deletes what was sent until then."""
         file_set = FileSet(uuid4())
         try:
             return await self._send(file_set, source, options)
@@ -139,7 +139,7 @@ class SendFile:
     async def _send_manifest(self, file_set: FileSet, manifest: FileManifest, label: _Label) -> SentPart:
         content = encoded(manifest, self.signer)
         part = Part(index=0, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        with tempfile.TemporaryDirectory(prefix="pgferry-") as folder:
+        with copying(manifest.filename), tempfile.TemporaryDirectory(prefix="pgferry-") as folder:
             path = Path(folder, "manifest")
             await asyncio.to_thread(path.write_bytes, content)
             return await self._send_one(file_set, Kind.MANIFEST, label.manifest(part, path))
@@ -186,7 +186,7 @@ class PostFile:
     waits: Sequence[float] = WAITS
 
     async def __call__(self, source: Source, options: FileOptions) -> SentFile:
-        """Raises PostedInPart, or OSError.
+        """Raises PostedInPart.
 
         A call whose outcome nobody knows is not repeated: no row would keep the double.
         """

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -272,6 +273,20 @@ async def test_a_file_that_becomes_shorter_is_refused(plant: Plant, tmp_path: Pa
 
     assert refused.value.code == "file_changed"
     assert set(await statuses(plant)) == {"superseded"}
+
+
+async def test_a_disk_that_takes_no_copy_is_told(
+    plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Like any reason to stop: what was sent of the file goes, or is told."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+
+    with pytest.raises(PermanentError) as sent:
+        await send(plant)
+    with pytest.raises(PostedInPart) as only_posted:
+        await post(plant)
+
+    assert (sent.value.code, only_posted.value.code) == ("file_unreadable", "file_unreadable")
 
 
 async def test_a_file_that_grows_is_what_it_was(plant: Plant, tmp_path: Path) -> None:
