@@ -62,7 +62,14 @@ class Sender:
             if given_up.is_set():
                 raise Stopped
             chat_id = await self._chat_now(part)
-            call = partial(self.telegram.send, path, chat_id=chat_id, filename=filename, caption=caption)
+            call = partial(
+                self.telegram.send,
+                path,
+                chat_id=chat_id,
+                filename=filename,
+                caption=caption,
+                sha256=part.sha256,
+            )
             try:
                 async with AsyncExitStack() as turn:
                     waiting = self.lane.turn(self.telegram.bot_id, chat_id, claim.job_id)
@@ -84,7 +91,9 @@ class Sender:
             try:
                 async with self.lane.turn(self.telegram.bot_id, chat_id, job_id=None):
                     return self._sent(
-                        await self.telegram.send(path, chat_id=chat_id, filename=filename, caption=caption)
+                        await self.telegram.send(
+                            path, chat_id=chat_id, filename=filename, caption=caption, sha256=part.sha256
+                        )
                     )
             except (FloodWait, Failure) as error:
                 await self._heed(error, chat_id)

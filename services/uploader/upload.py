@@ -29,6 +29,7 @@ from shared.runtime.worker import Progress
 from shared.storage.database import Database
 from shared.storage.parts import GIVEN_UP, Kind, PartRow, Sent
 from shared.storage.spool import Prefix, Spool
+from shared.telegram.errors import NotAsWritten
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,8 @@ class Upload:
         except DumpLost:
             await answered(self.spool.probe)  # a spool that is gone has lost nothing yet
             raise
+        except NotAsWritten as error:
+            raise DumpLost("spool_part_damaged", error.sentence) from error
 
     async def _upload(self, claim: Claim, progress: Progress) -> None:
         prefix = self._prefix(claim)
@@ -80,8 +83,8 @@ class Upload:
         progress.counts["parts_sent"] = len(sent)
 
         async def in_chat(parts: Sequence[Part], given_up: asyncio.Event) -> None:
-            async with aclosing(one_ahead(self._verified(prefix, part) for part in parts)) as verified:
-                async for part, path in verified:
+            async with aclosing(one_ahead(self._loaded(prefix, part) for part in parts)) as loaded:
+                async for part, path in loaded:
                     receipt = await self._send_part(claim, dump, part, path, given_up)
                     sent[part.index] = sent_part(part, receipt)
                     progress.counts["parts_sent"] = len(sent)
@@ -95,9 +98,8 @@ class Upload:
         if any(part.bot_id != self.sender.telegram.bot_id for part in sent):
             raise DumpLost("bot_changed", "Another bot sent some of the parts; they are all sent anew.")
 
-    async def _verified(self, prefix: Prefix, part: Part) -> tuple[Part, Path]:
-        """The part and its file, whose bytes are still those that were written."""
-        return part, await answered_within(PART_SECONDS, partial(prefix.verified_part, part))
+    async def _loaded(self, prefix: Prefix, part: Part) -> tuple[Part, Path]:
+        return part, await answered_within(PART_SECONDS, partial(prefix.loaded_part, part))
 
     async def _send_part(
         self, claim: Claim, dump: Dump, part: Part, path: Path, given_up: asyncio.Event

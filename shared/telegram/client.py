@@ -23,7 +23,7 @@ from shared.runtime.process import Fatal
 from shared.runtime.store_settings import StoreSettings
 from shared.telegram.errors import FloodWait, LinkExpired, WrongReceipt, speaking_to_telegram
 from shared.telegram.request import Request
-from shared.telegram.window import Window
+from shared.telegram.window import CheckedWindow, Window
 
 #: A bot may send 50 MB but gets back only 20 MiB (tdlib/telegram-bot-api, MAX_DOWNLOAD_FILE_SIZE).
 MAX_DOWNLOAD_BYTES = 20 * 1024 * 1024
@@ -71,17 +71,26 @@ class TelegramChatStore:
     def bot_id(self) -> int:
         return self.bot.id
 
-    async def send(self, path: Path, *, chat_id: int, filename: str, caption: str | None) -> SentDocument:
-        """Send a whole file; memory stays at one 64 KiB piece.
+    async def send(
+        self,
+        path: Path,
+        *,
+        chat_id: int,
+        filename: str,
+        caption: str | None,
+        sha256: str | None = None,
+    ) -> SentDocument:
+        """Send a whole file; memory stays at one 64 KiB piece. With `sha256`, send no other bytes.
 
         Raises FloodWait, PermanentError, Unavailable when Telegram is not reached, or TemporaryError;
         `errors.may_be_done` tells whether the message may be there all the same.
         """
         size = path.stat().st_size  # noqa: ASYNC240 - one local stat
         with path.open("rb", buffering=0) as file, speaking_to_telegram(f"take {filename}"):
+            window = CheckedWindow(file, size, sha256) if sha256 else Window(file, size)
             message = await self.bot.send_document(
                 chat_id,
-                InputFile(Window(file, size), filename=filename, read_file_handle=False),  # type: ignore[arg-type]
+                InputFile(window, filename=filename, read_file_handle=False),  # type: ignore[arg-type]
                 caption=caption,
                 disable_content_type_detection=True,
                 disable_notification=True,

@@ -15,6 +15,7 @@ from telegram.error import BadRequest, ChatMigrated, Forbidden, InvalidToken, Re
 
 from shared.contracts.errors import Failure, PermanentError, TemporaryError, Unavailable
 from shared.telegram.request import Down, TooLarge
+from shared.telegram.window import Altered
 
 
 class FloodWait(Exception):
@@ -63,6 +64,10 @@ class WrongReceipt(PermanentError):
     """Telegram's answer does not show the document that was sent."""
 
 
+class NotAsWritten(PermanentError):
+    """The file is not the one whose hash was given; nothing of it is in the chat."""
+
+
 #: Causes that leave no doubt: nothing was sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -97,6 +102,8 @@ def _failure_of(error: telegram.error.TelegramError, what: str) -> Failure:
             return PermanentError(
                 "telegram_too_large", f"Telegram refused to {what}: the request is too large."
             )
+        case Altered():
+            return NotAsWritten("file_altered", f"Telegram could not {what}: it is not as it was written.")
         case Down():
             kind = Unavailable if _was_not_sent(error.__cause__) else LostInOutage
             return kind("telegram", f"Telegram does not serve us: {error.message}.")

@@ -218,35 +218,31 @@ async def test_a_dump_is_read_as_it_was_written(database: Database, prefix: Pref
     assert missing.value.code == damaged.value.code == "spool_dump_missing"
 
 
-def test_a_part_as_written_is_verified(prefix: Prefix) -> None:
+def test_a_part_as_written_is_loaded(prefix: Prefix) -> None:
     """Its path is what the uploader sends."""
     write(prefix, part_name(7))
 
-    assert prefix.verified_part(part(7)) == prefix.path / "part-00007"
+    assert prefix.loaded_part(part(7)) == prefix.path / "part-00007"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", CONTENT[:-1], CONTENT + b"\n", CONTENT.replace(b"p", b"P")],
-    ids=["empty", "shorter", "longer", "other"],
-)
-def test_an_altered_part_is_noticed(prefix: Prefix, content: bytes) -> None:
-    """By size or by hash."""
+@pytest.mark.parametrize("content", [b"", CONTENT[:-1], CONTENT + b"\n"], ids=["empty", "shorter", "longer"])
+def test_a_part_of_another_size_is_noticed(prefix: Prefix, content: bytes) -> None:
+    """Before anything of it is sent; other bytes are noticed as they leave."""
     write(prefix, part_name(0), content)
 
     with pytest.raises(DumpLost, match="Part 0 was altered"):
-        prefix.verified_part(part(0))
+        prefix.loaded_part(part(0))
 
 
 def test_a_missing_part_is_noticed(prefix: Prefix) -> None:
     """A part that was never written, or a folder that was swept."""
     with pytest.raises(DumpLost, match="Part 1 is missing") as caught:
-        prefix.verified_part(part(1))
+        prefix.loaded_part(part(1))
     assert caught.value.code == "spool_part_damaged"
 
     prefix.remove()
     with pytest.raises(DumpLost, match="Part 1 is missing"):
-        prefix.verified_part(part(1))
+        prefix.loaded_part(part(1))
 
 
 # Prefixes

@@ -193,7 +193,7 @@ async def test_a_sweep_beside_a_running_dump_does_not_touch_it(plant: Plant, gat
     assert await sweeper(plant)() == {"prefixes": 0, "folders": 0, "parts": 0}
     written = plant.prefix(held).read_dump()
     for part in written.parts:
-        plant.prefix(held).verified_part(part)
+        plant.prefix(held).loaded_part(part)
 
 
 async def test_who_writes_where_it_was_swept_is_told(plant: Plant) -> None:

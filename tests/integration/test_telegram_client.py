@@ -31,9 +31,11 @@ from shared.telegram.errors import (
     FloodWait,
     LinkExpired,
     LostInOutage,
+    NotAsWritten,
     WrongReceipt,
     may_be_done,
 )
+from shared.telegram.request import FAILURES_IN_A_ROW
 from tests.conftest import BOT_TOKEN, CHATS
 from tests.waiting import eventually
 
@@ -179,6 +181,25 @@ async def test_exactly_the_files_bytes_are_in_the_chat(
     assert [(message.file_size, message.sha256) for message in bot_api.messages(chat_id)] == [
         (len(content), hashlib.sha256(content).hexdigest()) for content in contents
     ]
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 200_001])
+async def test_a_file_that_is_not_as_it_was_written_never_is_in_the_chat(
+    store: TelegramChatStore, bot_api: BotApi, chat_id: int, tmp_path: Path, size: int
+) -> None:
+    """No request of it is whole, so nothing needs to be suspected; what comes next is sent."""
+    content, path = os.urandom(size), tmp_path / "altered"
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    give = partial(store.send, path, chat_id=chat_id, filename="acme.p00000", caption=None)
+    sha256 = hashlib.sha256(content).hexdigest()
+
+    for _ in range(FAILURES_IN_A_ROW):  # none of which is Telegram's
+        error = await failed(give(sha256=sha256), NotAsWritten)
+        assert not may_be_done(error)
+    path.write_bytes(content)
+    await give(sha256=sha256)
+
+    assert [message.sha256 for message in bot_api.messages(chat_id)] == [sha256]
 
 
 async def test_several_are_sent_at_once(

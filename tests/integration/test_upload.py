@@ -504,6 +504,7 @@ async def test_a_part_that_is_not_as_it_was_written_is_not_sent(
 
     assert lost.value.code == "spool_part_damaged"
     assert plant.names == ["p00000"]
+    assert [row["status"] for row in await plant.rows(claim)] == ["sent", "planned", "planned"]
 
 
 async def test_a_spool_that_is_gone_has_lost_nothing_yet(plant: Plant, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A file as the HTTP library wants it: what it reads is what is sent."""
 
+import hashlib
 import io
 import os
 from collections.abc import Iterator
@@ -9,9 +10,10 @@ from typing import IO, cast
 import httpx
 import pytest
 
-from shared.telegram.window import Window
+from shared.telegram.window import Altered, CheckedWindow, Window
 
 CONTENT = bytes(range(256)) * 800
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
@@ -91,3 +93,37 @@ def test_closing_it_leaves_the_file_open(file: io.FileIO) -> None:
     Window(file, 1000).close()
 
     assert not file.closed
+
+
+def test_what_is_as_it_was_written_is_given_whole(file: io.FileIO) -> None:
+    """As often as it is sent."""
+    window = CheckedWindow(file, len(CONTENT), SHA256)
+    for _ in range(2):
+        window.seek(0, os.SEEK_END)  # as the HTTP library does for the length
+        window.seek(0)
+
+        assert b"".join(iter(lambda: window.read(65_536), b"")) == CONTENT
+
+
+@pytest.mark.parametrize("at", [0, 100_000, len(CONTENT) - 1])
+def test_of_an_altered_file_the_last_piece_is_kept(file: io.FileIO, tmp_path: Path, at: int) -> None:
+    """Wherever it was altered."""
+    altered = bytearray(CONTENT)
+    altered[at] ^= 1
+    (tmp_path / "part").write_bytes(altered)
+    window = CheckedWindow(file, len(CONTENT), SHA256)
+
+    for _ in range(3):
+        window.read(65_536)
+    with pytest.raises(Altered):
+        window.read(65_536)
+
+
+def test_a_file_that_has_shrunk_is_altered(file: io.FileIO, tmp_path: Path) -> None:
+    """It ends before the length that was announced."""
+    window = CheckedWindow(file, len(CONTENT), SHA256)
+    os.truncate(tmp_path / "part", 65_536)
+
+    window.read(65_536)
+    with pytest.raises(Altered):
+        window.read(65_536)
