@@ -122,9 +122,12 @@ async def test_parts_differ_in_size_so_that_none_waits_for_another(tmp_path: Pat
                 path.write_bytes(bytes(size))
                 await telegram.send(path, chat_id=CHAT, filename="part", caption=None)
 
+            began = time.monotonic()
             await asyncio.gather(*(post(number, size) for number, size in enumerate(sizes)))
+            seconds = time.monotonic() - began
 
         assert api.calls()["sendDocument"] == {200: len(sizes)}
+    assert seconds < 8  # equal ones are let in one after another, in ten
 
 
 async def test_without_a_turn_the_chat_refuses(control_plane: Database, tmp_path: Path) -> None:
