@@ -40,6 +40,8 @@ _QUICK: Final[dict[str, object]] = {
 #: That each half of a job may take.
 ATTEMPTS: Final = 4
 _EVERYBODYS: Final[dict[str, object]] = {"PGFERRY_ATTEMPTS": ATTEMPTS, "PGFERRY_RECONCILE_SECONDS": 2}
+#: Who lives takes over from the dead; a duty's round in each process costs more than all uploads.
+_NEVER: Final = 3600
 _OF_SERVICE: Final[dict[str, dict[str, object]]] = {
     "gateway": {**_EVERYBODYS, "PGFERRY_RATE_LIMIT": 100_000},
     "exporter": {
@@ -195,7 +197,7 @@ class Fleet:
     def _ways(self, name: str, kind: str) -> dict[str, object]:
         """Where the servers are for this process: behind its own proxies."""
         if self.direct:
-            return {"TMPDIR": self.tmp}
+            return {"TMPDIR": self.tmp, "PGFERRY_RECONCILE_SECONDS": _NEVER}
         own = {server: self.servers.proxies[name, server].port for server in Server}
         ways: dict[str, object] = {
             "DATABASE_URL": self._behind(self.stack.url_as(kind), own[Server.POSTGRES]),

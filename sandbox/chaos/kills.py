@@ -48,6 +48,16 @@ _LAPSE: Final = (
 )
 
 
+#: As if the time had passed after which leases of the dead, and what they claimed to publish, are over.
+_MISS_ALL: Final = """
+    UPDATE control_plane.jobs SET lease_until = now()
+     WHERE lease_until > now() AND NOT owner LIKE ANY ($1)
+"""
+_PUBLISH_NOW: Final = """
+    UPDATE control_plane.outbox SET run_after = now() WHERE sent_at IS NULL AND run_after > now()
+"""
+
+
 @dataclass(slots=True)
 class Kills:
     """One at a time: what is held for one step would keep another from its own."""
@@ -66,7 +76,15 @@ class Kills:
             for planned in faults:
                 group.create_task(self._at(planned))
 
-    def seen(self) -> Killed:
+    async def heal(self) -> None:
+        """Who is dead is missed now, so that a seed is short."""
+        alive = [f"%:{pid}" for pid in self.fleet.pids]
+        async with connected(self.fleet.stack.database_url) as look:
+            await look.execute(_MISS_ALL, alive)
+            await look.execute(_PUBLISH_NOW)
+
+    @property
+    def killed(self) -> Killed:
         return Killed(self.under_way, self.cut_short)
 
     async def _at(self, planned: PlannedFault) -> None:

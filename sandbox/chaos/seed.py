@@ -23,7 +23,7 @@ from sandbox.chaos.evidence import (
     processes_of,
     sessions_left,
 )
-from sandbox.chaos.fault import UPLOADERS, Only
+from sandbox.chaos.fault import KILLED_UPLOADERS, Only
 from sandbox.chaos.fleet import LEASE_SECONDS, Fleet
 from sandbox.chaos.havoc import Havoc
 from sandbox.chaos.history import History, repeated
@@ -131,7 +131,7 @@ class Seed:
             history.cancel()
 
     async def _heal(self) -> None:
-        await asyncio.to_thread(self.servers.pass_again)
+        await self.havoc.heal()
         await asyncio.to_thread(self.servers.bot_api.reset)
         self.fleet.heal()
         self.timeline.say("all faults are over")
@@ -176,8 +176,7 @@ class Seed:
             self.servers, self.stack, self.load, self.havoc.queues_deleted_at, self.fleet.exits
         )
         evidence = await gathering(statuses, restless, sessions)
-        if isinstance(self.havoc, Kills):
-            evidence.killed = self.havoc.seen()
+        evidence.killed = self.havoc.killed
         evidence.restored = await Restoring(self.servers, self.stack).sample(
             evidence.manifests, evidence.chat, seed=self.plan.seed, count=self.pace.restored
         )
@@ -257,7 +256,7 @@ async def _of_uploads(servers: Servers, plan: Plan, stack: Stack) -> AsyncIterat
     ):
         await let_commits_be_held(connection, ["pgferry_uploader"])
         spool = await open_spool(stack.spool.as_uri(), database)
-        fleet = Fleet(stack, servers, timeline, UPLOADERS, direct=True)
+        fleet = Fleet(stack, servers, timeline, KILLED_UPLOADERS, direct=True)
         load = Planting(database, spool, timeline)
         kills = Kills(fleet, servers, timeline, load)
         sweeper = Sweeper(database, spool, _KEEP_SECONDS)
