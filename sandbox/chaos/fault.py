@@ -72,8 +72,6 @@ class Only(StrEnum):
 GATEWAYS: Final = ("gateway-1", "gateway-2")
 EXPORTERS: Final = ("exporter-1", "exporter-2")
 UPLOADERS: Final = ("uploader-1", "uploader-2")
-#: Where nothing but uploaders runs: one lives while others start again.
-KILLED_UPLOADERS: Final = (*UPLOADERS, "uploader-3")
 EVERYBODY: Final = (*GATEWAYS, *EXPORTERS, *UPLOADERS)
 WORKERS: Final = (*EXPORTERS, *UPLOADERS)
 UPLOAD_STEPS: Final = tuple(fault for fault in Fault if fault.value.startswith("upload_"))

@@ -57,6 +57,7 @@ class Havoc:
 
     async def heal(self) -> None:
         await asyncio.to_thread(self.servers.pass_again)
+        self.fleet.heal()
 
     async def run(self, faults: tuple[PlannedFault, ...]) -> None:
         async with asyncio.TaskGroup() as group:

@@ -23,7 +23,7 @@ from sandbox.chaos.evidence import (
     processes_of,
     sessions_left,
 )
-from sandbox.chaos.fault import KILLED_UPLOADERS, Only
+from sandbox.chaos.fault import UPLOADERS, Only
 from sandbox.chaos.fleet import LEASE_SECONDS, Fleet
 from sandbox.chaos.havoc import Havoc
 from sandbox.chaos.history import History, repeated
@@ -131,9 +131,8 @@ class Seed:
             history.cancel()
 
     async def _heal(self) -> None:
-        await self.havoc.heal()
         await asyncio.to_thread(self.servers.bot_api.reset)
-        self.fleet.heal()
+        await self.havoc.heal()
         self.timeline.say("all faults are over")
 
     async def _rest(self) -> list[str]:
@@ -256,7 +255,7 @@ async def _of_uploads(servers: Servers, plan: Plan, stack: Stack) -> AsyncIterat
     ):
         await let_commits_be_held(connection, ["pgferry_uploader"])
         spool = await open_spool(stack.spool.as_uri(), database)
-        fleet = Fleet(stack, servers, timeline, KILLED_UPLOADERS, direct=True)
+        fleet = Fleet(stack, servers, timeline, UPLOADERS, direct=True)
         load = Planting(database, spool, timeline)
         kills = Kills(fleet, servers, timeline, load)
         sweeper = Sweeper(database, spool, _KEEP_SECONDS)

@@ -32,7 +32,7 @@ _POLL_SECONDS: Final = 0.005
 _SEND: Final = "sendDocument"
 _ALL_CALLS: Final = 100
 #: So many that their removal can be caught.
-_LITTER: Final = 4000
+_LITTER: Final = 1500
 
 _OWNER: Final = "SELECT owner FROM control_plane.jobs WHERE id = $1"
 _SESSION: Final = """
