@@ -34,30 +34,32 @@ async def commits_held(url: str) -> AsyncIterator[None]:
     block.
     """
     connection, witness = await asyncpg.connect(url), await asyncpg.connect(url)
+    over = asyncio.Event()
     try:
         await witness.execute("SET synchronous_commit = on")
-        await _set_standby(connection, "nobody")
+        writing = asyncio.create_task(_write_until(over, witness))
         try:
-            commit = await _held_commit(connection, witness)
+            await _set_standby(connection, "nobody")
+            pid = witness.get_server_pid()
+            while await connection.fetchval(_WAITS_FOR, pid) != WAITS_FOR_STANDBY:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_SECONDS)
             yield
         finally:
+            over.set()
             await _set_standby(connection, "")
-        await commit
+            await writing
     finally:
         connection.terminate()
         witness.terminate()
 
 
+async def _write_until(over: asyncio.Event, witness: asyncpg.Connection) -> None:
+    """One commit after the other: when one waits, the server has taken up the setting."""
+    while not over.is_set():
+        await witness.execute(_WRITE)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
 async def _set_standby(connection: asyncpg.Connection, name: str) -> None:
     await connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
     await connection.execute("SELECT pg_reload_conf()")
-
-
-async def _held_commit(connection: asyncpg.Connection, witness: asyncpg.Connection) -> asyncio.Task[str]:
-    """A commit that waits: then the server has taken up the setting."""
-    commit = asyncio.create_task(witness.execute(_WRITE))
-    while await connection.fetchval(_WAITS_FOR, witness.get_server_pid()) != WAITS_FOR_STANDBY:
-        if commit.done():
-            commit = asyncio.create_task(witness.execute(_WRITE))
-        await asyncio.sleep(_POLL_SECONDS)
-    return commit

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from sandbox.chaos import report
@@ -36,6 +37,7 @@ def main(
     """
     for library in _CHATTY:
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     first = secrets.randbits(_SEED_BITS) if seed is None else seed
     count = seeds or (None if minutes else 1)
     summary = asyncio.run(_run(first, count, minutes * 60, only, show=show))

@@ -89,6 +89,7 @@ class Killed:
 
     under_way: Mapping[str, int]
     cut_short: Mapping[UUID, int]
+    attempts: int  #: that a job has
 
 
 @dataclass(slots=True)

@@ -37,9 +37,11 @@ _QUICK: Final[dict[str, object]] = {
     "PGFERRY_RETRY_SCALE": 0.02,
     "PGFERRY_DRAIN_SECONDS": DRAIN_SECONDS,
 }
-#: That each half of a job may take.
-ATTEMPTS: Final = 4
-_EVERYBODYS: Final[dict[str, object]] = {"PGFERRY_ATTEMPTS": ATTEMPTS, "PGFERRY_RECONCILE_SECONDS": 2}
+#: Where nothing but kills happens: few enough for some job to use them up.
+UPLOAD_ATTEMPTS: Final = 2
+_EVERYBODYS: Final[dict[str, object]] = {"PGFERRY_ATTEMPTS": 4, "PGFERRY_RECONCILE_SECONDS": 2}
+#: Who lives takes over from the dead; a duty's round in each process costs more than all uploads.
+_NEVER: Final = 3600
 _OF_SERVICE: Final[dict[str, dict[str, object]]] = {
     "gateway": {**_EVERYBODYS, "PGFERRY_RATE_LIMIT": 100_000},
     "exporter": {
@@ -96,6 +98,11 @@ class Fleet:
 
     def service(self, name: str) -> Service | None:
         return self._running.get(name)
+
+    @property
+    def names(self) -> list[str]:
+        """Of those who run."""
+        return list(self._running)
 
     @property
     def pids(self) -> list[int]:
@@ -196,7 +203,11 @@ class Fleet:
     def _ways(self, name: str, kind: str) -> dict[str, object]:
         """Where the servers are for this process: behind its own proxies."""
         if self.direct:
-            return {"TMPDIR": self.tmp}
+            return {
+                "TMPDIR": self.tmp,
+                "PGFERRY_ATTEMPTS": UPLOAD_ATTEMPTS,
+                "PGFERRY_RECONCILE_SECONDS": _NEVER,
+            }
         own = {server: self.servers.proxies[name, server].port for server in Server}
         ways: dict[str, object] = {
             "DATABASE_URL": self._behind(self.stack.url_as(kind), own[Server.POSTGRES]),

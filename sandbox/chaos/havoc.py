@@ -53,6 +53,11 @@ class Havoc:
     amqp_url: str
     moments: Moments
     queues_deleted_at: list[float] = field(default_factory=list)
+    killed: None = None  #: there are other faults
+
+    async def heal(self) -> None:
+        await asyncio.to_thread(self.servers.pass_again)
+        self.fleet.heal()
 
     async def run(self, faults: tuple[PlannedFault, ...]) -> None:
         async with asyncio.TaskGroup() as group:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from sandbox.chaos.evidence import Killed
-from sandbox.chaos.fault import Fault
+from sandbox.chaos.fault import UPLOADERS, Fault
+from sandbox.chaos.fleet import UPLOAD_ATTEMPTS
 from sandbox.chaos.servers import connected
 from sandbox.chaos.upload_steps import Document, UploadSteps
 from shared.storage.parts import Kind
@@ -48,6 +49,16 @@ _LAPSE: Final = (
 )
 
 
+#: As if the time had passed after which leases of the dead, and what they claimed to publish, are over.
+_MISS_ALL: Final = """
+    UPDATE control_plane.jobs SET lease_until = now()
+     WHERE lease_until > now() AND NOT owner LIKE ANY ($1)
+"""
+_PUBLISH_NOW: Final = """
+    UPDATE control_plane.outbox SET run_after = now() WHERE sent_at IS NULL AND run_after > now()
+"""
+
+
 @dataclass(slots=True)
 class Kills:
     """One at a time: what is held for one step would keep another from its own."""
@@ -60,26 +71,45 @@ class Kills:
     cut_short: Counter[UUID] = field(default_factory=Counter)  #: attempts that a kill ended, by job
     queues_deleted_at: list[float] = field(default_factory=list)  #: none
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _to_come: int = 0
 
     async def run(self, faults: tuple[PlannedFault, ...]) -> None:
+        self._to_come = len(faults)
         async with asyncio.TaskGroup() as group:
             for planned in faults:
                 group.create_task(self._at(planned))
 
-    def seen(self) -> Killed:
-        return Killed(self.under_way, self.cut_short)
+    async def heal(self) -> None:
+        """Who is dead is missed now, so that a seed is short."""
+        self._start(UPLOADERS[0])
+        alive = [f"%:{pid}" for pid in self.fleet.pids]
+        async with connected(self.fleet.stack.database_url) as look:
+            await look.execute(_MISS_ALL, alive)
+            await look.execute(_PUBLISH_NOW)
+
+    @property
+    def killed(self) -> Killed:
+        return Killed(self.under_way, self.cut_short, UPLOAD_ATTEMPTS)
 
     async def _at(self, planned: PlannedFault) -> None:
         await asyncio.sleep(max(0.0, planned.at - self.timeline.now))
         async with self._one, connected(self.fleet.stack.database_url) as look:
             kill = self._anywhere if planned.fault is Fault.KILL else self._at_step
             victim = await kill(planned, look)
+            self._to_come -= 1
         if victim is not None:
             await asyncio.sleep(planned.seconds)
-            self.fleet.start(victim)
+            self._start(victim)
+
+    def _start(self, name: str) -> None:
+        """A start costs more than all uploads: who lives is enough when no kill is to come."""
+        if self._to_come or not self.fleet.pids:
+            self.fleet.start(name)
 
     async def _anywhere(self, planned: PlannedFault, look: asyncpg.Connection) -> str | None:
         victim = planned.victim or ""
+        if not self.fleet.runs(victim):
+            victim = next(iter(self.fleet.names), "")
         pid = await self._kill(victim, look)
         if pid is None:
             return None

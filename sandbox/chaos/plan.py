@@ -86,7 +86,7 @@ class Sizes:
     faults: int = 10
 
 
-_OF_UPLOADS: Final = Sizes(seconds=3.0, requests=4, faults=5)
+_OF_UPLOADS: Final = Sizes(seconds=2.0, requests=4, faults=4)
 _MOST_PARTS: Final = 6
 
 

@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from sandbox.chaos.evidence import DEAD_QUEUES, LISTENER, Evidence, Letter
-from sandbox.chaos.fleet import ATTEMPTS
 from sandbox.chaos.plan import Way
 from shared.contracts.errors import AttemptsExhausted
 from shared.contracts.job import FINAL, Status
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from sandbox.bot_api.store import StoredMessage
 
 
-_USED_UP: Final = AttemptsExhausted(ATTEMPTS).code
+_USED_UP: Final = AttemptsExhausted(0).code
 
 
 class Rule(StrEnum):
@@ -230,7 +229,7 @@ def _named(evidence: Evidence) -> Iterator[str]:
         return
     for job_id in _ended(evidence, Status.FAILED):
         code, kills = evidence.jobs[job_id]["error_code"], evidence.killed.cut_short.get(job_id, 0)
-        if code != _USED_UP or kills < ATTEMPTS:
+        if code != _USED_UP or kills < evidence.killed.attempts:
             yield f"job {job_id} failed with {code}, and {kills} of its attempts were cut short"
 
 

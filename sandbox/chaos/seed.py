@@ -131,9 +131,8 @@ class Seed:
             history.cancel()
 
     async def _heal(self) -> None:
-        await asyncio.to_thread(self.servers.pass_again)
         await asyncio.to_thread(self.servers.bot_api.reset)
-        self.fleet.heal()
+        await self.havoc.heal()
         self.timeline.say("all faults are over")
 
     async def _rest(self) -> list[str]:
@@ -176,8 +175,7 @@ class Seed:
             self.servers, self.stack, self.load, self.havoc.queues_deleted_at, self.fleet.exits
         )
         evidence = await gathering(statuses, restless, sessions)
-        if isinstance(self.havoc, Kills):
-            evidence.killed = self.havoc.seen()
+        evidence.killed = self.havoc.killed
         evidence.restored = await Restoring(self.servers, self.stack).sample(
             evidence.manifests, evidence.chat, seed=self.plan.seed, count=self.pace.restored
         )

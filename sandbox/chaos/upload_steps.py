@@ -32,7 +32,7 @@ _POLL_SECONDS: Final = 0.005
 _SEND: Final = "sendDocument"
 _ALL_CALLS: Final = 100
 #: So many that their removal can be caught.
-_LITTER: Final = 4000
+_LITTER: Final = 1500
 
 _OWNER: Final = "SELECT owner FROM control_plane.jobs WHERE id = $1"
 _SESSION: Final = """
@@ -68,10 +68,11 @@ _ROW: Final = """
 """
 _JOB: Final = "SELECT FROM control_plane.jobs WHERE id = $1 FOR UPDATE"
 
+#: Statements by what stands near their beginning: `pg_stat_activity` shows a kilobyte.
 _CLAIMS: Final = "%WITH candidate AS%"
-_PLANS: Final = "%INSERT INTO control_plane.backup_parts%"
+_PLANS: Final = "%AS plan (index, size_bytes, sha256)%"
 _TAKES_ITS_PLACE: Final = "%INSERT INTO control_plane.lane_entries%"
-_IS_SENDING: Final = "%SET status = 'sending'%"
+_IS_SENDING: Final = "%WITH before AS (\n        SELECT * FROM control_plane.backup_parts%"
 _HAS_SENT: Final = "%SET status = 'sent'%"
 _RECORDS: Final = "%stage = 'stored'%"
 _COMMITS: Final = "COMMIT%"
