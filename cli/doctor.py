@@ -27,7 +27,8 @@ def doctor() -> None:
 def telegram(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
-    """Post, fetch, edit, pin, unpin and delete a document of one line in each chat of TELEGRAM_CHAT_ID.
+    """Post, fetch, edit, pin, unpin and delete a document of one line in each chat of TELEGRAM_CHAT_ID, and
+    compare the clocks.
 
     Exits with 1 if the bot may not do one of these.
 
@@ -37,11 +38,14 @@ def telegram(
     if as_json:
         show_json([asdict(check) for check in checks])
     else:
-        show_table(
-            ("CHAT", "CHECK", "RESULT"), [(one.chat_id, one.check, one.problem or "ok") for one in checks]
-        )
+        show_table(("CHAT", "CHECK", "RESULT"), [_row(check) for check in checks])
     if any(check.problem for check in checks):
         raise typer.Exit(1)
+
+
+def _row(check: "Check") -> tuple[object, ...]:
+    well = f"ok: {check.found}" if check.found else "ok"
+    return check.chat_id or "-", check.check, check.problem or well
 
 
 async def _examined() -> "list[Check]":

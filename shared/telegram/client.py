@@ -10,6 +10,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -37,12 +38,13 @@ Reply = TypeVar("Reply")
 
 @dataclass(frozen=True, slots=True)
 class SentDocument:
-    """Telegram's receipt; ids are valid for the sending bot only."""
+    """Telegram's receipt; ids are valid for the sending bot only, `posted_at` is by Telegram's clock."""
 
     chat_id: int
     message_id: int
     file_id: str
     file_unique_id: str
+    posted_at: datetime = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,16 @@ class TelegramChatStore:
     @property
     def bot_id(self) -> int:
         return self.bot.id
+
+    @property
+    def bot_name(self) -> str:
+        return f"@{self.bot.username}"
+
+    async def describe(self, chat_id: int) -> str:
+        """What kind of chat it is, and its title. Raises FloodWait or a Failure."""
+        with speaking_to_telegram("show the chat"):
+            chat = await self.bot.get_chat(chat_id)
+        return f"{chat.type} {chat.title or ''}".strip()
 
     async def send(
         self,
@@ -204,4 +216,5 @@ def _receipt(message: telegram.Message, *, chat_id: int, size: int) -> SentDocum
         message_id=message.message_id,
         file_id=document.file_id,
         file_unique_id=document.file_unique_id,
+        posted_at=message.date,
     )

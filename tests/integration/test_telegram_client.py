@@ -10,7 +10,8 @@ import time
 import traceback
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -163,7 +164,9 @@ async def test_the_receipt_names_the_message_that_is_in_the_chat(
     sent = await send(store, part, chat_id=chat_id, caption="part 1 of 1")
 
     [message] = bot_api.messages(chat_id)
-    assert sent == SentDocument(chat_id, message.message_id, message.file_id, unique_id(message.sha256))
+    posted_at = datetime.fromtimestamp(message.date, UTC)
+    expected = (chat_id, message.message_id, message.file_id, unique_id(message.sha256), posted_at)
+    assert astuple(sent) == expected
     assert (message.file_name, message.caption) == ("acme.p00000", "part 1 of 1")
     assert message.bot_id == store.bot_id
 
