@@ -26,7 +26,8 @@ from shared.contracts.topology import (
     UPLOADER,
 )
 from shared.messaging import connection as amqp
-from shared.runtime.signing import MANIFEST, NotAuthentic, Signer
+from shared.runtime.catalogue_document import decoded
+from shared.runtime.signing import CATALOGUE, MANIFEST, NotAuthentic, Signer
 from shared.storage.spool import MARKER
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from sandbox.chaos.fleet import Exit
     from sandbox.chaos.planting import Planting
     from sandbox.stack import Stack
+    from shared.contracts.catalogue import Catalogue
 
 WORK_QUEUES: Final = (EXPORTER.name, UPLOADER.name)
 DEAD_QUEUES: Final = (DEAD_EXPORTER.name, DEAD_UPLOADER.name)
@@ -94,7 +96,9 @@ class Killed:
 
 @dataclass(slots=True)
 class Evidence:
-    """`statuses` is what the API says; `contents` maps the hash a document came with to its hash now."""
+    """`statuses` is what the API says; `contents` maps the hash a document came with to its hash now;
+    `pinned` is what a new bot would find, or what is wrong with it.
+    """
 
     accepted: list[Asked]
     statuses: Mapping[UUID, str]
@@ -103,9 +107,11 @@ class Evidence:
     backups: Sequence[asyncpg.Record]
     parts: Sequence[asyncpg.Record]
     suspected: Sequence[asyncpg.Record]
+    catalogues: Sequence[asyncpg.Record]
     outbox: Sequence[asyncpg.Record]
     chat: Mapping[int, StoredMessage]
     contents: Mapping[str, str]
+    pinned: Catalogue | str | None
     manifests: Mapping[UUID, Manifest | str]
     letters: Mapping[str, Sequence[Letter]]
     depths: Mapping[str, int]
@@ -137,6 +143,7 @@ class Gathering:
             backups = await connection.fetch("SELECT * FROM control_plane.backups")
             parts = await connection.fetch("SELECT * FROM control_plane.backup_parts")
             suspected = await connection.fetch("SELECT * FROM control_plane.suspected_sends")
+            catalogues = await connection.fetch("SELECT * FROM control_plane.catalogues")
             outbox = await connection.fetch("SELECT * FROM control_plane.outbox")
             audited = await connection.fetch(_AUDITED)
         chat = {message.message_id: message for message in self.servers.bot_api.messages(self.stack.chat_id)}
@@ -148,9 +155,11 @@ class Gathering:
             backups=backups,
             parts=parts,
             suspected=suspected,
+            catalogues=catalogues,
             outbox=outbox,
             chat=chat,
             contents={message.sha256: self._hash(message.sha256) for message in chat.values()},
+            pinned=self._pinned(chat),
             manifests={backup["id"]: self._manifest(backup, chat) for backup in backups},
             letters=letters,
             depths=depths,
@@ -191,6 +200,21 @@ class Gathering:
     def _hash(self, sha256: str) -> str:
         path = self.servers.bot_api_directory / "blobs" / sha256
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "missing"
+
+    def _pinned(self, chat: Mapping[int, StoredMessage]) -> Catalogue | str | None:
+        """The newest pin by date of sending, which is the one that Telegram shows."""
+        shown = max(
+            (message for message in chat.values() if message.pinned and not message.deleted),
+            key=lambda message: message.message_id,
+            default=None,
+        )
+        if shown is None:
+            return None
+        content = (self.servers.bot_api_directory / "blobs" / shown.sha256).read_bytes()
+        try:
+            return decoded(content, Signer.of([self.stack.keys.signing_key], purpose=CATALOGUE))
+        except NotAuthentic as error:
+            return f"is not authentic: {error}"
 
     def _manifest(self, backup: asyncpg.Record, chat: Mapping[int, StoredMessage]) -> Manifest | str:
         """As it lies in the chat; what is wrong with it where it is not the one that was recorded."""

@@ -38,6 +38,8 @@ class Fault(StrEnum):
     TELEGRAM_HOLE = "telegram_hole"
     TELEGRAM_FLOOD = "telegram_flood"  #: 429
     TELEGRAM_ERROR = "telegram_error"  #: 5xx
+    TELEGRAM_STORED_ERROR = "telegram_stored_error"  #: stored, and answered with 5xx
+    TELEGRAM_MUSIC = "telegram_music"  #: stored, and answered as if the document were music
     TELEGRAM_HANG = "telegram_hang"  #: stored, and the answer never comes
     TELEGRAM_DROP = "telegram_drop"  #: stored, and the connection ends without an answer
     SPOOL_FULL = "spool_full"  #: an exporter finds less room than its floor
@@ -119,6 +121,8 @@ TRAITS: Final[dict[Fault, Trait]] = {
     Fault.TELEGRAM_HOLE: Trait(Only.TELEGRAM, 2, UPLOADERS, (3.0, 8.0)),
     Fault.TELEGRAM_FLOOD: Trait(Only.TELEGRAM, 2, ()),
     Fault.TELEGRAM_ERROR: Trait(Only.TELEGRAM, 2, ()),
+    Fault.TELEGRAM_STORED_ERROR: Trait(Only.TELEGRAM, 2, ()),
+    Fault.TELEGRAM_MUSIC: Trait(Only.TELEGRAM, 1, (), at_most=1),
     Fault.TELEGRAM_HANG: Trait(Only.TELEGRAM, 2, (), (2.0, 6.0)),
     Fault.TELEGRAM_DROP: Trait(Only.TELEGRAM, 2, ()),
     Fault.SPOOL_FULL: Trait(Only.EXPORTER, 2, EXPORTERS, (2.0, 4.0), 1),

@@ -61,6 +61,7 @@ _OF_SERVICE: Final[dict[str, dict[str, object]]] = {
         "PGFERRY_LANE_MESSAGES": 20,
         "PGFERRY_LANE_WINDOW_SECONDS": 0.6,
         "PGFERRY_BOT_WINDOW_SECONDS": 0.01,
+        "PGFERRY_CATALOGUE_SECONDS": 3,
     },
 }
 
@@ -207,6 +208,7 @@ class Fleet:
                 "TMPDIR": self.tmp,
                 "PGFERRY_ATTEMPTS": UPLOAD_ATTEMPTS,
                 "PGFERRY_RECONCILE_SECONDS": _NEVER,
+                "PGFERRY_CATALOGUE_SECONDS": 0,
             }
         own = {server: self.servers.proxies[name, server].port for server in Server}
         ways: dict[str, object] = {

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import aio_pika
@@ -101,6 +102,8 @@ class Havoc:
             Fault.POSTGRES_RESTART: self._restart_postgres,
             Fault.TELEGRAM_FLOOD: self._flood,
             Fault.TELEGRAM_ERROR: self._refuse,
+            Fault.TELEGRAM_STORED_ERROR: self._store_and_refuse,
+            Fault.TELEGRAM_MUSIC: self._take_for_music,
             Fault.TELEGRAM_HANG: self._hang,
             Fault.TELEGRAM_DROP: self._drop,
         }
@@ -211,6 +214,16 @@ class Havoc:
         times, status = _times(planned), _STATUSES[planned.number % len(_STATUSES)]
         await asyncio.to_thread(self.servers.bot_api.refuse, _SEND, times=times, status=status)
         self.timeline.happened(planned.fault, f"the next {times} answers are {status}")
+
+    async def _store_and_refuse(self, planned: PlannedFault) -> None:
+        times, status = _times(planned), _STATUSES[planned.number % len(_STATUSES)]
+        refuse = partial(self.servers.bot_api.refuse, _SEND, times=times, status=status, stored=True)
+        await asyncio.to_thread(refuse)
+        self.timeline.happened(planned.fault, f"the next {times} are stored and answered with {status}")
+
+    async def _take_for_music(self, planned: PlannedFault) -> None:
+        await asyncio.to_thread(self.servers.bot_api.answer_without_document, times=1)
+        self.timeline.happened(planned.fault, "the next document")
 
     async def _hang(self, planned: PlannedFault) -> None:
         """A hang ends when the fault ends; what was stored is stored."""

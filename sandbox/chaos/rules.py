@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandbox.chaos.evidence import DEAD_QUEUES, LISTENER, Evidence, Letter
 from sandbox.chaos.plan import Way
+from shared.contracts.catalogue import CATALOGUE_SUFFIX, Catalogue
 from shared.contracts.errors import AttemptsExhausted
 from shared.contracts.job import FINAL, Status
 from shared.contracts.manifest import Manifest
@@ -42,6 +43,7 @@ class Rule(StrEnum):
     PREFIX = "prefix"  #: only those of failed jobs inside their keep time
     SESSION = "session"  #: no tenant's session, none idle in transaction
     SURPRISE = "surprise"  #: no error in a log that nobody foresaw
+    CATALOGUE = "catalogue"  #: the pinned one is authentic and lists recorded backups, each in its place
     WASTE = "waste"  #: what no backup names in the chat has a row that says so
     TWICE = "twice"  #: kills alone have a document sent again only if its call was under way
     NAMED = "named"  #: kills alone fail a job only when they used up its attempts
@@ -61,8 +63,8 @@ def violations(evidence: Evidence) -> list[Violation]:
 
 
 def waste(evidence: Evidence) -> list[StoredMessage]:
-    """Documents in the chat that no live backup names."""
-    named = set()
+    """Documents in the chat that neither a live backup nor a row of a catalogue names."""
+    named = {row["message_id"] for row in evidence.catalogues}
     for backup in evidence.backups:
         manifest = evidence.manifests[backup["id"]]
         named.add(backup["manifest_message_id"])
@@ -138,6 +140,17 @@ def _part(evidence: Evidence) -> Iterator[str]:
                 yield f"{what} was altered"
 
 
+def _catalogue(evidence: Evidence) -> Iterator[str]:
+    if isinstance(evidence.pinned, str):
+        yield f"the pinned document {evidence.pinned}"
+    if not isinstance(evidence.pinned, Catalogue):
+        return
+    recorded = {backup["id"]: backup["manifest_message_id"] for backup in evidence.backups}
+    for entry in evidence.pinned.entries:
+        if recorded.get(entry.backup_id) != entry.message_id:
+            yield f"the catalogue names message {entry.message_id} for backup {entry.backup_id}"
+
+
 def _restore(evidence: Evidence) -> Iterator[str]:
     for backup_id, differences in evidence.restored.items():
         for difference in differences:
@@ -206,8 +219,12 @@ def _waste(evidence: Evidence) -> Iterator[str]:
     unknown = Counter(row["sha256"] for row in evidence.suspected) + Counter(
         row["sha256"] for row in evidence.parts if row["sending_at"] and not row["message_id"]
     )
+    unanswered = sum(row["message_id"] is None for row in evidence.catalogues)
     for message in waste(evidence):
         if message.message_id in named:
+            continue
+        if message.file_name.endswith(CATALOGUE_SUFFIX) and unanswered:
+            unanswered -= 1
             continue
         if not unknown[message.sha256]:
             yield f"message {message.message_id}, {message.file_name}: no row names or suspects it"
@@ -259,6 +276,7 @@ _RULES: Final[dict[Rule, Callable[[Evidence], Iterator[str]]]] = {
     Rule.PREFIX: _prefix,
     Rule.SESSION: _session,
     Rule.SURPRISE: _surprise,
+    Rule.CATALOGUE: _catalogue,
     Rule.WASTE: _waste,
     Rule.TWICE: _twice,
     Rule.NAMED: _named,

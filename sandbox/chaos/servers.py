@@ -126,7 +126,7 @@ async def running_servers() -> AsyncIterator[Servers]:
         postgres = stack.enter_context(PostgresServer())
         chats = [_FIRST_CHAT - number for number in range(_CHATS)]
         bot_api = stack.enter_context(
-            BotApi(directory.path, tokens=[BOT_TOKEN], chats=chats, rules=Rules.none())
+            BotApi(directory.path, tokens=[BOT_TOKEN], chats=chats, rules=Rules.at(100))
         )
         servers = Servers(postgres, rabbitmq, bot_api, directory.path, _vhosts=vhosts)
         servers.open_proxies(stack.enter_context(Proxies()))

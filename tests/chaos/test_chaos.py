@@ -164,7 +164,10 @@ async def _ended(seed: Seed) -> bool:
         letters = await connection.fetchval(
             "SELECT count(*) FROM control_plane.outbox WHERE routing_key = 'unreadable'"
         )
-    return jobs == 3 and letters == 1 and not await seed.open_ones()
+        listed = await connection.fetchval(
+            "SELECT max(entry_count) FROM control_plane.catalogues WHERE pinned_at IS NOT NULL"
+        )
+    return jobs == 3 and letters == 1 and listed == 2 and not await seed.open_ones()
 
 
 async def test_a_seed_without_faults_breaks_no_rule(at_rest: AtRest) -> None:
@@ -186,6 +189,8 @@ async def test_a_seed_without_faults_breaks_no_rule(at_rest: AtRest) -> None:
         (Rule.BACKUP, "UPDATE control_plane.backups SET job_id = gen_random_uuid()"),
         (Rule.MANIFEST, "UPDATE control_plane.backups SET manifest_sha256 = repeat('0', 64)"),
         (Rule.MANIFEST, "UPDATE control_plane.backups SET manifest_message_id = 999999"),
+        (Rule.CATALOGUE, "UPDATE control_plane.backups SET manifest_message_id = 999999"),
+        (Rule.WASTE, "DELETE FROM control_plane.catalogues"),
         (Rule.REST, "UPDATE control_plane.outbox SET sent_at = NULL"),
         (Rule.ACCEPTED, "DELETE FROM control_plane.audit_log WHERE actor = 'app:chaos-r1'"),
     ],
