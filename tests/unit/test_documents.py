@@ -48,6 +48,16 @@ def test_every_line_of_the_page_on_the_stand_in_is_proved() -> None:
         assert f"def {test}(" in module.read_text(encoding="utf-8"), test
 
 
+def test_every_test_that_the_page_on_telegram_names_exists() -> None:
+    """What is said against the objections is proved by tests that are there."""
+    text = (REPOSITORY / "docs" / "telegram.md").read_text(encoding="utf-8")
+    named = TEST_ID.findall(text)
+    assert named
+    for file, test in named:
+        modules = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob(file)]
+        assert any(f"def {test}(" in module for module in modules), test
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     """Relative links in the documents name files that exist."""
     for document in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]:
