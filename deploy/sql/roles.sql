@@ -46,7 +46,8 @@ GRANT UPDATE (status, superseded_at) ON control_plane.backup_parts TO pgferry_ex
 -- The uploader records.
 GRANT INSERT, UPDATE (status, expiring_at, deleted_at, revision) ON control_plane.backups TO pgferry_uploader;
 GRANT INSERT, UPDATE ON control_plane.backup_parts TO pgferry_uploader;
-GRANT INSERT ON control_plane.suspected_sends TO pgferry_uploader;
+GRANT SELECT, INSERT, UPDATE (found_message_id, resolved_at) ON control_plane.suspected_sends
+    TO pgferry_uploader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.lane_entries TO pgferry_uploader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.catalogues TO pgferry_uploader;
 
@@ -56,6 +57,7 @@ GRANT SELECT (id, fence, lease_until, cancel_requested_at) ON control_plane.jobs
 GRANT SELECT, INSERT, UPDATE (status, expiring_at, caption, storage_path, expires_at, revision)
     ON control_plane.backups TO pgferry_operator;
 GRANT SELECT, INSERT, UPDATE ON control_plane.backup_parts TO pgferry_operator;
+GRANT SELECT (chat_id, message_id, reserved_at, sent_at) ON control_plane.catalogues TO pgferry_operator;
 GRANT INSERT ON control_plane.suspected_sends, control_plane.audit_log TO pgferry_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON control_plane.lane_entries TO pgferry_operator;
 GRANT SELECT, INSERT, UPDATE ON control_plane.chat_moves TO pgferry_uploader, pgferry_operator;

@@ -3,6 +3,7 @@
 import sys
 
 from services.uploader.catalogue import catalogue_duties
+from services.uploader.gaps import gap_duties
 from services.uploader.lane import Lane
 from services.uploader.removal import removal_of
 from services.uploader.sender import Sender
@@ -44,6 +45,7 @@ async def main(settings: UploaderSettings, stopping: Stopping) -> None:
             retention_of(process.database, settings),
             expiry_of(process.database),
             removal_of(process.database, telegram),
+            *gap_duties(process.database, telegram, settings),
             *catalogue_duties(process.database, telegram, settings, lane),
         )
 

@@ -17,7 +17,7 @@ from shared.runtime.reconciler import Duty
 from shared.storage.database import Database
 from shared.storage.superseded import Removed, Superseded, SupersededParts
 from shared.telegram.client import TelegramChatStore
-from shared.telegram.errors import BAD_REQUEST, ChatMoved, FloodWait
+from shared.telegram.errors import FloodWait, require_about_the_message
 from shared.telegram.removal import DELETABLE_SECONDS, DELETED_AT_ONCE, Removal
 
 KINDS = ("deleted", "replaced", "remains", "suspected")
@@ -69,7 +69,7 @@ class Remover:
         try:
             await self.removal.delete(chat_id, [part.message_id for part in parts])
         except PermanentError as error:
-            _require_about_the_document(error)
+            require_about_the_message(error)
             return parts
         await self.parts.mark(parts, Removed.DELETED)
         counts["deleted"] += len(parts)
@@ -79,7 +79,7 @@ class Remover:
         try:
             await self.removal.replace_by_tombstone(part.chat_id, part.message_id)
         except PermanentError as error:
-            _require_about_the_document(error)
+            require_about_the_message(error)
             log.warning(
                 "a document stays in the chat and is for a person to delete",
                 chat_id=part.chat_id,
@@ -91,14 +91,6 @@ class Remover:
             return
         await self.parts.mark([part], Removed.DELETED)
         counts["replaced"] += 1
-
-
-def _require_about_the_document(error: PermanentError) -> None:
-    """A bot that was removed from the chat, or whose token is unknown, says nothing of a document: the round
-    ends, and the next one finds all as it was. What lies in a group that became another one stays there.
-    """
-    if error.code != BAD_REQUEST and not isinstance(error, ChatMoved):
-        raise error
 
 
 def removal_of(database: Database, telegram: TelegramChatStore) -> Duty:

@@ -16,3 +16,9 @@ class UploaderSettings(WorkerProcessSettings, PostingSettings):
     catalogue_seconds: float = Field(default=60, ge=0, le=86400, alias="PGFERRY_CATALOGUE_SECONDS")
     """At least so long between two catalogues in the first chat, each listing every live backup; 0 for none,
     and then nobody finds a backup if the control plane is lost."""
+
+    chat_exclusive: bool = Field(default=False, alias="TELEGRAM_CHAT_EXCLUSIVE")
+    """`true`: nobody but uploaders and commands of this control plane posts to the chats of
+    `TELEGRAM_CHAT_ID`, and an uploader deletes what no row names where a document whose answer was lost may
+    be. It would delete what people, other bots, another pgferry and `pgferry backups send --no-record` have
+    posted in between, and what `pgferry backups record` is still to record."""

@@ -56,6 +56,10 @@ _REMAINS = """
 
 _FORGET = "DELETE FROM control_plane.catalogues WHERE bot_id = $1 AND revision = $2"
 
+_IS_RECORDED = """
+    SELECT EXISTS (SELECT FROM control_plane.catalogues WHERE chat_id = $1 AND message_id = $2)
+"""
+
 _UNKNOWN = """
     SELECT count(*) FROM unnest($1::uuid[]) AS listed (id)
      WHERE NOT EXISTS (SELECT FROM control_plane.backups WHERE id = listed.id)
@@ -120,6 +124,10 @@ class Catalogues:
     async def forget(self, bot_id: int, revision: int) -> None:
         """The document is not in the chat."""
         await self._executor.execute(_FORGET, bot_id, revision)
+
+    async def is_recorded(self, chat_id: int, message_id: int) -> bool:
+        """Whether this message is a catalogue of any bot of ours."""
+        return bool(await self._executor.fetchval(_IS_RECORDED, chat_id, message_id))
 
     async def unknown(self, backup_ids: Sequence[UUID]) -> int:
         """How many of these backups were never recorded here."""

@@ -24,6 +24,7 @@ from shared.storage.lanes import Lanes
 from shared.storage.nudges import DUMP, OUTBOX, UPLOAD, Nudges, cancel_of
 from shared.storage.outbox import Outbox
 from shared.storage.parts import Parts
+from shared.storage.suspected import SuspectedSends
 
 #: What passes by itself, or is mended by an operator while we wait: no way to the server, a server that
 #: starts, stops, is a standby, is out of room or connections, ended our transaction, or refuses our login.
@@ -79,6 +80,7 @@ class Transaction:
     backups: Backups = field(init=False)
     parts: Parts = field(init=False)
     lanes: Lanes = field(init=False)
+    suspected: SuspectedSends = field(init=False)
     catalogues: Catalogues = field(init=False)
     chats: Chats = field(init=False)
     outbox: Outbox = field(init=False)
@@ -90,6 +92,7 @@ class Transaction:
         self.backups = Backups(self.executor)
         self.parts = Parts(self.executor)
         self.lanes = Lanes(self.executor)
+        self.suspected = SuspectedSends(self.executor)
         self.catalogues = Catalogues(self.executor)
         self.chats = Chats(self.executor)
         self.outbox = Outbox(self.executor)

@@ -19,6 +19,7 @@ import asyncpg
 from shared.contracts.errors import LeaseLost
 from shared.contracts.manifest import NO_DUMP, Part, SentPart
 from shared.storage.executor import Executor
+from shared.storage.suspected import SUSPECT
 
 # The fence of a claim is never 0: what a job has sent is never written to without its lease.
 _HELD = """
@@ -27,15 +28,7 @@ _HELD = """
      OR ($2 = 0 AND NOT EXISTS (SELECT FROM control_plane.jobs WHERE id = $1)))
 """
 
-_SUSPECT = """
-    INSERT INTO control_plane.suspected_sends
-        (job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256, last_known_message_id)
-    SELECT job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256,
-           (SELECT max(known.message_id) FROM control_plane.backup_parts AS known
-             WHERE known.job_id = before.job_id AND known.chat_id = before.chat_id)
-      FROM before
-     WHERE status = 'sending'
-"""
+_SUSPECT = f"{SUSPECT} WHERE status = 'sending'"
 
 # A manifest that is made anew has another hash: what may be in the chat is the one before.
 _PLAN = f"""

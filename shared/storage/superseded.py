@@ -11,6 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from shared.storage.database import Database
+from shared.storage.suspected import SUSPECT
 
 # The wall behind the fences: what a live backup names is never deleted, whatever its rows say.
 _NO_BACKUP = """
@@ -41,16 +42,13 @@ ABANDONED = """
 """
 
 # A call that was never answered has no message id: its document, if there is one, is suspected.
-WITHOUT_MESSAGE = """
-    WITH part AS (
+WITHOUT_MESSAGE = f"""
+    WITH before AS (
         UPDATE control_plane.backup_parts SET status = 'deleted', removed_at = now()
          WHERE status = 'superseded' AND message_id IS NULL
         RETURNING *
     )
-    INSERT INTO control_plane.suspected_sends
-        (job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256)
-    SELECT job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256
-      FROM part WHERE sending_at IS NOT NULL
+    {SUSPECT} WHERE sending_at IS NOT NULL
 """
 
 MARK = """

@@ -43,6 +43,14 @@ class ChatMoved(PermanentError):
         self.new_chat_id = new_chat_id
 
 
+def require_about_the_message(error: PermanentError) -> None:
+    """Raise what says nothing of the message: the bot was removed from the chat, or its token is unknown, and
+    later all may be as it was. What lies in a group that became another one stays there.
+    """
+    if error.code != BAD_REQUEST and not isinstance(error, ChatMoved):
+        raise error
+
+
 class LinkExpired(TemporaryError):
     """Telegram gives out links that live for about an hour; the document can be asked for again."""
 

@@ -15,7 +15,7 @@ from shared.storage.projects import slug_of
 from shared.storage.requests import accept
 from tests.integration.jobs_in import claim, request_of
 
-HEAD = "0006"
+HEAD = "0007"
 
 #: Every table that the design names, with what later work relies on finding there.
 TABLES = {
@@ -40,7 +40,7 @@ TABLES = {
     """,
     "suspected_sends": """
         id job_id dump_fence kind index bot_id chat_id size_bytes sha256 last_known_message_id suspected_at
-        found_message_id resolved_at
+        found_message_id resolved_at sending_at
     """,
     "catalogues": """
         bot_id revision status chat_id message_id file_id sha256 entry_count reserved_at sent_at pinned_at

@@ -58,10 +58,14 @@ class Plant:
     upload: Upload
 
     async def dumped(
-        self, options: Mapping[str, object] | None = None, *, sizes: Sequence[int] = SIZES
+        self,
+        options: Mapping[str, object] | None = None,
+        *,
+        sizes: Sequence[int] = SIZES,
+        project: str = "acme",
     ) -> Dump:
         """A new job whose dump lies in the spool, as an exporter leaves it."""
-        await add_job(self.database, "acme", **(options or {}))
+        await add_job(self.database, project, **(options or {}))
         held = await must_claim(self.database)
         contents = [os.urandom(size) for size in sizes]
         dump = _dump(held, contents)
@@ -72,9 +76,13 @@ class Plant:
         return dump
 
     async def claimed(
-        self, options: Mapping[str, object] | None = None, *, sizes: Sequence[int] = SIZES
+        self,
+        options: Mapping[str, object] | None = None,
+        *,
+        sizes: Sequence[int] = SIZES,
+        project: str = "acme",
     ) -> Claim:
-        await self.dumped(options, sizes=sizes)
+        await self.dumped(options, sizes=sizes, project=project)
         return await self.claim()
 
     async def claim(self, *, lease_seconds: float = 60) -> Claim:
