@@ -204,10 +204,11 @@ class UploadSteps:
         folder = self.planting.folder(self.planted)
         await asyncio.to_thread(self.planting.litter, self.planted, _LITTER)
         stop, stopped = await self._recording()
+        before = _changed_at(folder)
         await stop.take_away()
-        while (left := _files_in(folder)) > _LITTER:  # noqa: ASYNC110 - another process removes them
+        while (now := _changed_at(folder)) == before:  # noqa: ASYNC110 - another process empties it
             await asyncio.sleep(0)
-        if not left:
+        if now is None:
             raise TimeoutError
         return Stopped(stopped.victim)
 
@@ -295,8 +296,9 @@ class UploadSteps:
         return self.fleet.stack.database_url
 
 
-def _files_in(folder: Path) -> int:
+def _changed_at(folder: Path) -> int | None:
+    """When a file in it was made or removed; None when it is gone."""
     try:
-        return sum(1 for _ in folder.iterdir())
+        return folder.stat().st_mtime_ns
     except FileNotFoundError:
-        return 0
+        return None
