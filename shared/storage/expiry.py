@@ -30,7 +30,7 @@ DUE = f"""
     SELECT id, project_id, created_at, expires_at, {_NEWER} AS goes
       FROM control_plane.backups AS old
      WHERE status = 'stored' AND expires_at < now() AND ($1::text IS NULL OR project_id = $1)
-     ORDER BY expires_at, id
+     ORDER BY expires_at, created_at, id
 """
 
 _SUPERSEDE = """
@@ -57,7 +57,8 @@ EXPIRE = f"""
         SELECT $3, 'backup.expire', project_id, job_id, id, jsonb_build_object('expires_at', expires_at)
           FROM chosen
     )
-    SELECT id, project_id, created_at, expires_at, true AS goes FROM chosen ORDER BY expires_at, id
+    SELECT id, project_id, created_at, expires_at, true AS goes FROM chosen
+     ORDER BY expires_at, created_at, id
 """
 
 # Whoever asks for one by name may, by a word of his own, also take the newest.
