@@ -6,7 +6,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -33,12 +33,13 @@ class Sender:
     telegram: TelegramChatStore
     chat_ids: Sequence[int]
     lane: Lane
+    _known: dict[int, int] = field(default_factory=dict, init=False)  #: where a chat of the settings is now
 
-    def by_chat(self, parts: Iterable[Part]) -> Mapping[int, Sequence[Part]]:
+    async def by_chat(self, parts: Iterable[Part]) -> Mapping[int, Sequence[Part]]:
         """Which of them go where, in order."""
         chats: dict[int, list[Part]] = {}
         for part in parts:
-            chats.setdefault(self._chat_of(part), []).append(part)
+            chats.setdefault(await self._chat_of(part), []).append(part)
         return chats
 
     async def send(
@@ -61,7 +62,7 @@ class Sender:
         while True:
             if given_up.is_set():
                 raise Stopped
-            chat_id = await self._chat_now(part)
+            chat_id = await self._chat_of(part)
             call = partial(
                 self.telegram.send,
                 path,
@@ -87,7 +88,7 @@ class Sender:
     async def post(self, part: Part, *, path: Path, filename: str, caption: str) -> Sent:
         """Send the file in its turn, and write no row. Raises a Failure."""
         while True:
-            chat_id = await self._chat_now(part)
+            chat_id = await self._chat_of(part)
             try:
                 async with self.lane.turn(self.telegram.bot_id, chat_id, job_id=None):
                     return self._sent(
@@ -98,12 +99,13 @@ class Sender:
             except (FloodWait, Failure) as error:
                 await self._heed(error, chat_id)
 
-    def _chat_of(self, part: Part) -> int:
-        return self.chat_ids[part.index % len(self.chat_ids)]
-
-    async def _chat_now(self, part: Part) -> int:
-        async with self.database.session() as session:
-            return await session.chats.now(self._chat_of(part))
+    async def _chat_of(self, part: Part) -> int:
+        """Asked of the database once: that a chat has moved since, Telegram says."""
+        chat_id = self.chat_ids[part.index % len(self.chat_ids)]
+        if chat_id not in self._known:
+            async with self.database.session() as session:
+                self._known[chat_id] = await session.chats.now(chat_id)
+        return self._known[chat_id]
 
     async def _heed(self, answer: FloodWait | Failure, chat_id: int) -> None:
         """Do what Telegram asks before the next try: wait, or go where the chat is now. Raises all else."""
@@ -112,6 +114,7 @@ class Sender:
                 await self._sit_out(answer)
             case ChatMoved():
                 await follow(self.database, chat_id, answer)
+                self._known.clear()
             case _:
                 raise answer
 

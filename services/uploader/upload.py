@@ -89,7 +89,7 @@ class Upload:
                     sent[part.index] = sent_part(part, receipt)
                     progress.counts["parts_sent"] = len(sent)
 
-        unsent = self.sender.by_chat(row.part for row in rows if not row.sent)
+        unsent = await self.sender.by_chat(row.part for row in rows if not row.sent)
         await abreast(partial(in_chat, parts) for parts in unsent.values())
         return [sent[row.part.index] for row in rows]
 

@@ -21,25 +21,22 @@ WAITING_SECONDS: Final = 30.0
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(format('pgferry lanes %s', $1::bigint), 0))"
 
 # A holder whose job is no longer its own is dead or frozen, and a job makes one call at a time in a chat: who
-# asks for the next one has none open.
-END_DEAD = """
-    UPDATE control_plane.lane_entries AS entry SET state = 'ended', ended_at = clock_timestamp()
-     WHERE bot_id = $1 AND chat_id = $2 AND state = 'open'
-       AND (lease_until < now()
-            OR EXISTS (SELECT FROM control_plane.jobs AS job
-                        WHERE job.id = entry.job_id AND coalesce(job.lease_until < now(), true))
-            OR job_id = $3)
-"""
-
-PRUNE = """
-    DELETE FROM control_plane.lane_entries
-     WHERE bot_id = $1 AND chat_id = $2
-       AND (   (state = 'ended' AND ended_at < now() - make_interval(secs => $3))
-            OR (state = 'waiting' AND lease_until < now())
-            OR (state = 'closed' AND closed_until < now()))
-"""
-
+# asks for the next one has none open. The three write to rows of different kinds, so one statement may.
 WAIT = """
+    WITH dead AS (
+        UPDATE control_plane.lane_entries AS entry SET state = 'ended', ended_at = clock_timestamp()
+         WHERE bot_id = $1 AND chat_id = $2 AND state = 'open'
+           AND (lease_until < now()
+                OR EXISTS (SELECT FROM control_plane.jobs AS job
+                            WHERE job.id = entry.job_id AND coalesce(job.lease_until < now(), true))
+                OR job_id = $3)
+    ), over AS (
+        DELETE FROM control_plane.lane_entries
+         WHERE bot_id = $1 AND chat_id = $2
+           AND (   (state = 'ended' AND ended_at < now() - make_interval(secs => $6))
+                OR (state = 'waiting' AND lease_until < now() AND job_id <> $3)
+                OR (state = 'closed' AND closed_until < now()))
+    )
     INSERT INTO control_plane.lane_entries (bot_id, chat_id, state, job_id, owner, lease_until)
     VALUES ($1, $2, 'waiting', $3, $4, now() + make_interval(secs => $5))
     ON CONFLICT (bot_id, chat_id, job_id) WHERE state = 'waiting'
@@ -123,9 +120,9 @@ class Lanes:
         """
         lane = (bot_id, chat_id)
         await self._executor.execute(LOCK, bot_id)
-        await self._executor.execute(END_DEAD, *lane, job_id)
-        await self._executor.execute(PRUNE, *lane, rule.window_seconds)
-        entry = await self._executor.fetchval(WAIT, *lane, job_id, owner, WAITING_SECONDS)
+        entry = await self._executor.fetchval(
+            WAIT, *lane, job_id, owner, WAITING_SECONDS, rule.window_seconds
+        )
         record = await self._executor.fetchrow(
             OPEN,
             *lane,

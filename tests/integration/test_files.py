@@ -26,7 +26,7 @@ from shared.storage.parts import FileSet, Kind
 from shared.storage.superseded import SupersededParts
 from shared.telegram.removal import Removal
 from tests.integration.test_suspected import QUIET
-from tests.integration.upload_plant import Plant, terminated
+from tests.integration.upload_plant import Plant
 from tests.waiting import eventually
 
 PART_BYTES = 64 * 1024
@@ -241,7 +241,7 @@ async def test_a_record_is_tried_again_when_the_database_is_back(plant: Plant) -
             return bool(await plant.owner.fetch(_BLOCKED))
 
         await eventually(blocked)
-        await terminated(plant.owner, await plant.owner.fetchval(_BLOCKED))
+        await plant.owner.execute(f"SELECT pg_terminate_backend(pid) FROM ({_BLOCKED}) AS blocked")
     done = await task
 
     assert [row["id"] for row in await backups(plant)] == [done.backup_id]

@@ -1,5 +1,6 @@
 """A group that becomes a supergroup gets another id, which everything that posts follows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from structlog.testing import capture_logs
 from services.uploader.catalogue import KeepCatalogue
 from services.uploader.lane import Lane
 from services.uploader.removal import removal_of
+from services.uploader.sender import Sender
 from shared.runtime.signing import CATALOGUE, Signer
 from tests.integration.upload_plant import NO_RULE, SIGNING_KEY, Plant, running
 
@@ -47,10 +49,32 @@ async def test_the_new_id_is_remembered(plant: Plant, new_chat_id: int) -> None:
     await plant.run(await plant.claimed())
     refused = plant.api.calls()["sendDocument"][400]
 
-    await plant.run(await plant.claimed())
+    await into(plant, plant.chat_id).run(await plant.claimed())
 
     assert plant.api.calls()["sendDocument"][400] == refused
     assert (len(plant.messages), len(plant.api.messages(new_chat_id))) == (0, 8)
+
+
+async def test_two_ids_of_one_chat_are_one_line(plant: Plant, new_chat_id: int, tmp_path: Path) -> None:
+    """A job makes one post at a time in a chat, by whatever ids the settings name it."""
+    plant.api.migrate(plant.chat_id, new_chat_id)
+    async with plant.database.session() as session:
+        await session.chats.moved(plant.chat_id, new_chat_id)
+    claim = await plant.claimed()
+
+    async with running(into(plant, plant.chat_id, new_chat_id), claim, hold_after=0) as upload:
+        assert plant.api.held("sendDocument") == 1
+        plant.api.release()
+        await upload
+
+    names = [message.file_name.rpartition(".")[2] for message in plant.api.messages(new_chat_id)]
+    assert names == ["p00000", "p00001", "p00002", "manifest"]
+
+
+def into(plant: Plant, *chats: int) -> Plant:
+    """As another process has it."""
+    sender = Sender(plant.database, plant.telegram, chats, plant.upload.sender.lane)
+    return replace(plant, upload=replace(plant.upload, sender=sender))
 
 
 async def test_what_is_to_be_deleted_in_the_old_group_remains(plant: Plant, new_chat_id: int) -> None:
