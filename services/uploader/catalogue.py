@@ -26,13 +26,15 @@ from shared.runtime.signing import CATALOGUE, Signer
 from shared.storage.catalogues import CatalogueRow
 from shared.storage.database import Database
 from shared.telegram.client import MAX_DOWNLOAD_BYTES, SentDocument, TelegramChatStore
-from shared.telegram.errors import ChatMoved, FloodWait, may_be_done
+from shared.telegram.errors import ChatMoved, FloodWait, may_be_done, require_about_the_message
 from shared.telegram.pins import Pinned, Pins
+from shared.telegram.removal import Removal
 
 #: Looks more often than it may send, so that a change waits for little more than its time.
 _ROUNDS_IN_A_PERIOD = 4
 
-KINDS = ("sent", "pinned", "deleted", "remains")
+KINDS = ("sent", "pinned", "deleted", "replaced", "remains")
+_CLEARED = ("deleted", "replaced", "remains")
 
 log = structlog.get_logger(__name__)
 
@@ -79,8 +81,8 @@ class KeepCatalogue:
             return {}
         pinned = await self._pin(documents[0], shown)
         spared = None if pinned is not None else shown
-        deleted, remains = await self._clear(documents[1:], spared)
-        return {"sent": int(sent), "pinned": pinned or 0, "deleted": deleted, "remains": remains}
+        cleared = await self._clear(documents[1:], spared)
+        return {"sent": int(sent), "pinned": pinned or 0, **cleared}
 
     async def _rows(self) -> list[CatalogueRow]:
         async with self.database.session() as session:
@@ -200,28 +202,42 @@ class KeepCatalogue:
         self._refused = True
         CATALOGUE_PINNED.set(0)
 
-    async def _clear(self, older: Sequence[CatalogueRow], spared: Pinned | None) -> tuple[int, int]:
-        """Unpin and delete what the current one replaces; `spared` is all that is pinned while it is not."""
-        deleted = remains = 0
+    async def _clear(self, older: Sequence[CatalogueRow], spared: Pinned | None) -> Mapping[str, int]:
+        """Unpin and remove what the current one replaces; `spared` is all that is pinned while it is not."""
+        counts = dict.fromkeys(_CLEARED, 0)
         for row in older:
             if spared is not None and (spared.chat_id, spared.message_id) == (row.chat_id, row.message_id):
                 continue
-            if await self._remove(row):
-                deleted += 1
-            else:
-                remains += 1
-        return deleted, remains
+            counts[await self._remove(row)] += 1
+        return counts
 
-    async def _remove(self, row: CatalogueRow) -> bool:
+    async def _remove(self, row: CatalogueRow) -> str:
+        """Which of `KINDS` it was."""
         try:
             await self.pins.unpin(row.chat_id, row.message_id or 0)
             gone = await self.pins.delete(row.chat_id, row.message_id or 0)
+            kind = "deleted" if gone else await self._replace(row)
         except ChatMoved:  # the group that it lies in is closed
-            gone = False
+            kind = "remains"
         async with self.database.session() as session:
-            settle = session.catalogues.forget if gone else session.catalogues.remains
+            settle = session.catalogues.remains if kind == "remains" else session.catalogues.forget
             await settle(self.telegram.bot_id, row.revision)
-        return gone
+        return kind
+
+    async def _replace(self, row: CatalogueRow) -> str:
+        """What is too old for a bot to delete gives way to a few words, or is for a person to delete."""
+        try:
+            await Removal(self.telegram.bot).replace_by_tombstone(row.chat_id, row.message_id or 0)
+        except PermanentError as error:
+            require_about_the_message(error)
+            log.warning(
+                "a catalogue stays in the chat and is for a person to delete",
+                chat_id=row.chat_id,
+                message_id=row.message_id,
+                reason=error.sentence,
+            )
+            return "remains"
+        return "replaced"
 
 
 def catalogue_duties(

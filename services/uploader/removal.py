@@ -51,16 +51,23 @@ class Remover:
         return counts
 
     async def _remove(self, counts: dict[str, int]) -> None:
+        refused = await self._delete_young(counts)
+        old = await self.parts.old(_REPLACED_IN_A_ROUND, younger_than=DELETABLE_SECONDS)
+        for part in [*old, *refused][:_REPLACED_IN_A_ROUND]:
+            await self._replace(part, counts)
+
+    async def _delete_young(self, counts: dict[str, int]) -> Sequence[Superseded]:
+        """However many old ones wait, for which there is no haste; returns what may not be deleted."""
+        refused: list[Superseded] = []
         for _ in range(_BATCHES):
-            found = await self.parts.next(DELETED_AT_ONCE)
-            young = [part for part in found if part.age.total_seconds() < DELETABLE_SECONDS]
-            old = [part for part in found if part.age.total_seconds() >= DELETABLE_SECONDS]
-            for chat_id, parts in groupby(sorted(young, key=attrgetter("chat_id")), attrgetter("chat_id")):
-                old += await self._delete(chat_id, list(parts), counts)
-            for part in old[: _REPLACED_IN_A_ROUND - counts["replaced"]]:
-                await self._replace(part, counts)
-            if len(found) < DELETED_AT_ONCE or counts["replaced"] >= _REPLACED_IN_A_ROUND:
-                return
+            found = await self.parts.young(
+                DELETED_AT_ONCE, younger_than=DELETABLE_SECONDS, skipped=len(refused)
+            )
+            for chat_id, parts in groupby(sorted(found, key=attrgetter("chat_id")), attrgetter("chat_id")):
+                refused += await self._delete(chat_id, list(parts), counts)
+            if len(found) < DELETED_AT_ONCE:
+                break
+        return refused
 
     async def _delete(
         self, chat_id: int, parts: Sequence[Superseded], counts: dict[str, int]

@@ -118,11 +118,11 @@ class Catalogues:
         await self._executor.execute(_PINNED, bot_id, revision)
 
     async def remains(self, bot_id: int, revision: int) -> None:
-        """Telegram does not delete the document any more."""
+        """Telegram neither deletes nor replaces the document any more."""
         await self._executor.execute(_REMAINS, bot_id, revision)
 
     async def forget(self, bot_id: int, revision: int) -> None:
-        """The document is not in the chat."""
+        """The document is not in the chat, or it is another one."""
         await self._executor.execute(_FORGET, bot_id, revision)
 
     async def is_recorded(self, chat_id: int, message_id: int) -> bool:

@@ -5,7 +5,6 @@ The uploader's duty reads and marks them. What it does between reading and marki
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -20,12 +19,21 @@ _NO_BACKUP = """
                    AND backup.status NOT IN ('expiring', 'deleted', 'remote_remains'))
 """
 
-NEXT = f"""
-    SELECT job_id, dump_fence, kind, index, chat_id, message_id, now() - sent_at AS age
+_WAITING = f"""
+    SELECT job_id, dump_fence, kind, index, chat_id, message_id
       FROM control_plane.backup_parts AS part
      WHERE status = 'superseded' AND bot_id = $1 AND message_id IS NOT NULL AND {_NO_BACKUP}
-     ORDER BY superseded_at, job_id, kind, index
-     LIMIT $2
+"""
+
+# Those that will soon be too old come first.
+YOUNG = f"""
+    {_WAITING} AND sent_at > now() - make_interval(secs => $2)
+     ORDER BY sent_at, job_id, kind, index LIMIT $3 OFFSET $4
+"""
+
+OLD = f"""
+    {_WAITING} AND sent_at <= now() - make_interval(secs => $2)
+     ORDER BY superseded_at, job_id, kind, index LIMIT $3
 """
 
 # Of a file whose sender died: nobody else writes to its set, and its last statement makes the backup.
@@ -68,15 +76,12 @@ class Removed(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """One document; `age` is the time since Telegram took it, on the database's clock."""
-
     job_id: UUID
     dump_fence: int
     kind: str
     index: int
     chat_id: int
     message_id: int
-    age: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +89,13 @@ class SupersededParts:
     database: Database
     bot_id: int  #: a bot can delete only what it sent itself
 
-    async def next(self, limit: int) -> Sequence[Superseded]:
-        """Those that have waited longest."""
-        async with self.database.session() as session:
-            records = await session.executor.fetch(NEXT, self.bot_id, limit)
-        return [Superseded(**record) for record in records]
+    async def young(self, limit: int, *, younger_than: float, skipped: int) -> Sequence[Superseded]:
+        """Those that Telegram took less than so many seconds ago, without the first ones."""
+        return await self._waiting(YOUNG, younger_than, limit, skipped)
+
+    async def old(self, limit: int, *, younger_than: float) -> Sequence[Superseded]:
+        """The others; those first that have waited longest."""
+        return await self._waiting(OLD, younger_than, limit)
 
     async def supersede_abandoned(self) -> None:
         """Sets of files that were never recorded, and that nobody has written to for a day."""
@@ -105,3 +112,8 @@ class SupersededParts:
         rows = [(part.job_id, part.dump_fence, part.kind, part.index, removed.value) for part in parts]
         async with self.database.session() as session:
             await session.executor.executemany(MARK, rows)
+
+    async def _waiting(self, statement: str, *arguments: float) -> Sequence[Superseded]:
+        async with self.database.session() as session:
+            records = await session.executor.fetch(statement, self.bot_id, *arguments)
+        return [Superseded(**record) for record in records]

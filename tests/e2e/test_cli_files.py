@@ -393,3 +393,37 @@ async def test_a_project_that_is_not_known_gets_nothing(
     assert said.sentence.startswith("No project 'amce'")
     assert wrong.sentence.startswith("--filename: ")
     assert there(stack, bot_api) == []
+
+
+async def test_what_was_lost_in_a_chat_of_pgferrys_own_is_deleted_though_an_uploader_dies(
+    stack: Stack, bot_api: BotApi, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """The next one deletes the document whose answer was lost, and nothing else."""
+    await sent(stack, written(tmp_path, "a.log", 10))
+    bot_api.drop_after_storing("sendDocument", times=1)
+    await sent(stack, written(tmp_path, "b.log", 10))
+    for table, times in (
+        ("backup_parts", ("sending_at", "sent_at")),
+        ("suspected_sends", ("sending_at", "suspected_at")),
+    ):
+        earlier = ", ".join(f"{time} = {time} - interval '2 hours'" for time in times)
+        await connection.execute(f"UPDATE control_plane.{table} SET {earlier}")
+    exclusive = {"TELEGRAM_CHAT_EXCLUSIVE": "true", "PGFERRY_RECONCILE_SECONDS": "0.05"}
+    bot_api.hold_after("deleteMessages", 0)
+    victim = stack.start("uploader", **exclusive)
+
+    async def is_held() -> bool:
+        return bot_api.held("deleteMessages") == 1
+
+    await steps.until(is_held, "the deletion is on its way")
+    victim.kill()
+    bot_api.release()
+    resolved = "SELECT found_message_id FROM control_plane.suspected_sends WHERE resolved_at IS NOT NULL"
+    assert await connection.fetchval(resolved) is None
+    stack.start("uploader", **exclusive)
+
+    async def is_resolved() -> bool:
+        return bool(await connection.fetchval(resolved) == 3)
+
+    await steps.until(is_resolved, "the gap is closed")
+    assert [message.message_id for message in there(stack, bot_api)] == [1, 2, 4, 5]

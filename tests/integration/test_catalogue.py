@@ -127,7 +127,7 @@ async def test_it_lists_every_live_backup_of_this_bot(shelf: Shelf) -> None:
     await shelf.owner.execute("UPDATE control_plane.backups SET status = 'expiring' WHERE id = $1", gone)
     await shelf.add("foreign", bot_id=42)
 
-    assert await shelf.keep() == {"sent": 1, "pinned": 1, "deleted": 0, "remains": 0}
+    assert await shelf.keep() == {"sent": 1, "pinned": 1, "deleted": 0, "replaced": 0, "remains": 0}
 
     catalogue = await shelf.pinned()
     assert (catalogue.bot_id, catalogue.revision) == (shelf.telegram.bot_id, 1)
@@ -148,7 +148,7 @@ async def test_nothing_is_sent_while_nothing_changes(shelf: Shelf) -> None:
     await shelf.add("acme")
     await shelf.keep()
 
-    assert await shelf.keep() == {"sent": 0, "pinned": 0, "deleted": 0, "remains": 0}
+    assert await shelf.keep() == {"sent": 0, "pinned": 0, "deleted": 0, "replaced": 0, "remains": 0}
     assert len(shelf.there) == 1
 
 
@@ -158,7 +158,7 @@ async def test_a_new_one_replaces_its_predecessor(shelf: Shelf) -> None:
     await shelf.keep()
     await shelf.add("bolt")
 
-    assert await shelf.keep() == {"sent": 1, "pinned": 1, "deleted": 1, "remains": 0}
+    assert await shelf.keep() == {"sent": 1, "pinned": 1, "deleted": 1, "replaced": 0, "remains": 0}
     assert await shelf.projects() == ["acme", "bolt"]
     await shelf.owner.execute("UPDATE control_plane.backups SET status = 'deleted'")
     await shelf.keep()
@@ -173,7 +173,7 @@ async def test_it_is_sent_at_most_once_in_its_time(shelf: Shelf) -> None:
     await patient()
     await shelf.add("bolt")
 
-    assert await patient() == {"sent": 0, "pinned": 0, "deleted": 0, "remains": 0}
+    assert await patient() == {"sent": 0, "pinned": 0, "deleted": 0, "replaced": 0, "remains": 0}
     assert await shelf.projects() == ["acme"]
 
 
@@ -210,7 +210,7 @@ async def test_one_that_was_sent_and_not_pinned_is_pinned_by_the_next_round(shel
     with pytest.raises(TemporaryError):
         await shelf.keep()
 
-    assert await shelf.another()() == {"sent": 0, "pinned": 1, "deleted": 0, "remains": 0}
+    assert await shelf.another()() == {"sent": 0, "pinned": 1, "deleted": 0, "replaced": 0, "remains": 0}
     assert await shelf.projects() == ["acme"]
 
 
@@ -225,21 +225,69 @@ async def test_a_predecessor_that_was_left_is_removed_by_the_next_round(shelf: S
         await shelf.keep()
     assert await shelf.projects() == ["acme", "bolt"]
 
-    assert await shelf.another()() == {"sent": 0, "pinned": 0, "deleted": 1, "remains": 0}
+    assert await shelf.another()() == {"sent": 0, "pinned": 0, "deleted": 1, "replaced": 0, "remains": 0}
     assert len(shelf.there) == 1
 
 
-async def test_a_predecessor_that_is_too_old_is_unpinned_and_stays_on_record(shelf: Shelf) -> None:
-    """A bot deletes nothing that is older than 48 h; it is not tried again."""
+async def test_a_predecessor_that_is_too_old_is_replaced_by_a_tombstone(shelf: Shelf) -> None:
+    """A bot deletes nothing that is older than 48 h; what it lists is not to be read any more."""
     await shelf.add("acme")
     await shelf.keep()
     await shelf.add("bolt")
     shelf.api.advance_clock(49 * 3600)
 
-    assert await shelf.keep() == {"sent": 1, "pinned": 1, "deleted": 0, "remains": 1}
+    assert await shelf.keep() == {"sent": 1, "pinned": 1, "deleted": 0, "replaced": 1, "remains": 0}
+
+    messages = shelf.api.messages(shelf.chat_id)
+    assert [(message.file_name, message.pinned) for message in messages[:1]] == [("removed.txt", False)]
+    assert await shelf.projects() == ["acme", "bolt"]
+    assert await shelf.statuses() == ["sent"]
+    assert (await shelf.keep())["replaced"] == 0
+
+
+async def test_a_tombstone_whose_answer_was_lost_is_found_to_be_there(shelf: Shelf) -> None:
+    """The next round replaces it by the same words."""
+    await shelf.add("acme")
+    await shelf.keep()
+    await shelf.add("bolt")
+    shelf.api.advance_clock(49 * 3600)
+    shelf.api.drop_after_storing("editMessageMedia", times=1)
+    with pytest.raises(TemporaryError):
+        await shelf.keep()
+    assert await shelf.statuses() == ["sent", "sent"]
+
+    assert (await shelf.another()())["replaced"] == 1
+
+    assert [message.file_name for message in shelf.api.messages(shelf.chat_id)][:1] == ["removed.txt"]
+    assert await shelf.statuses() == ["sent"]
+
+
+async def test_a_predecessor_that_can_be_neither_deleted_nor_replaced_stays_on_record(shelf: Shelf) -> None:
+    """Unpinned; it is not tried again."""
+    await shelf.add("acme")
+    await shelf.keep()
+    await shelf.add("bolt")
+    shelf.api.advance_clock(49 * 3600)
+    shelf.api.refuse("editMessageMedia", times=1, status=400)
+
+    assert await shelf.keep() == {"sent": 1, "pinned": 1, "deleted": 0, "replaced": 0, "remains": 1}
+
     assert await shelf.statuses() == ["remote_remains", "sent"]
     assert [message.pinned for message in shelf.there] == [False, True]
     assert (await shelf.keep())["remains"] == 0
+
+
+async def test_a_bot_that_may_not_use_the_chat_gives_no_predecessor_up(shelf: Shelf) -> None:
+    """It says nothing of the document: when the bot is back it is replaced."""
+    await shelf.add("acme")
+    await shelf.keep()
+    await shelf.add("bolt")
+    shelf.api.advance_clock(49 * 3600)
+    shelf.api.refuse("editMessageMedia", times=1, status=403)
+    with pytest.raises(PermanentError):
+        await shelf.keep()
+
+    assert (await shelf.keep())["replaced"] == 1
 
 
 async def test_a_newer_pin_of_a_person_is_overcome(shelf: Shelf) -> None:
@@ -248,7 +296,7 @@ async def test_a_newer_pin_of_a_person_is_overcome(shelf: Shelf) -> None:
     await shelf.keep()
     await shelf.send_pinned("note.txt")
 
-    assert await shelf.keep() == {"sent": 1, "pinned": 1, "deleted": 1, "remains": 0}
+    assert await shelf.keep() == {"sent": 1, "pinned": 1, "deleted": 1, "replaced": 0, "remains": 0}
     assert await shelf.projects() == ["acme"]
     assert (await shelf.keep())["sent"] == 0
 
@@ -259,7 +307,7 @@ async def test_a_catalogue_that_a_person_unpinned_is_pinned_again(shelf: Shelf) 
     await shelf.keep()
     await shelf.keep.pins.unpin(shelf.chat_id, shelf.there[0].message_id)
 
-    assert await shelf.keep() == {"sent": 0, "pinned": 1, "deleted": 0, "remains": 0}
+    assert await shelf.keep() == {"sent": 0, "pinned": 1, "deleted": 0, "replaced": 0, "remains": 0}
     assert await shelf.projects() == ["acme"]
 
 

@@ -30,6 +30,8 @@ _AGED = (
     " suspected_at = suspected_at - $1",
 )
 
+_CALLED_EARLIER = "UPDATE control_plane.suspected_sends SET sending_at = sending_at - $1::interval"
+
 
 @pytest.fixture(scope="module")
 def control_plane_url(home: str) -> str:
@@ -196,16 +198,22 @@ async def test_several_that_were_lost_in_one_gap_are_all_deleted(plant: Plant) -
     assert [row["found_message_id"] for row in rows] == [None, None]
 
 
-async def test_nothing_is_looked_at_before_an_hour_or_after_two_days(plant: Plant) -> None:
-    """Too young, something may be in flight; too old, a bot may not delete it, and the row stays as it is."""
+async def test_nothing_is_looked_at_before_an_hour(plant: Plant) -> None:
+    """What was in flight then may still be."""
     await suspect_one(plant)
     await aged(plant, -1.1)
-    assert await closing(plant)() == NOTHING
-    await aged(plant, 48)
-    assert await closing(plant)() == NOTHING
 
+    assert await closing(plant)() == NOTHING
     assert 5 in there(plant)
-    assert (await suspected(plant))["resolved_at"] is None
+
+
+async def test_nothing_is_looked_at_after_two_days(plant: Plant) -> None:
+    """Of the call, however late it was suspected: a bot may not delete its document. The row stays open."""
+    await suspect_one(plant)
+    await plant.owner.execute(_CALLED_EARLIER, timedelta(hours=46))
+
+    assert await closing(plant)() == NOTHING
+    assert (5 in there(plant), (await suspected(plant))["resolved_at"]) == (True, None)
 
 
 async def test_the_first_document_of_a_chat_is_left(plant: Plant) -> None:

@@ -109,8 +109,8 @@ async def test_the_catalogue_follows(plant: Plant, new_chat_id: int) -> None:
 
     counts = await keep()
 
-    assert counts == {"sent": 1, "pinned": 1, "deleted": 0, "remains": 1}
+    assert counts == {"sent": 1, "pinned": 1, "deleted": 0, "replaced": 0, "remains": 1}
     [message] = plant.api.messages(new_chat_id)
     assert message.pinned
     assert message.file_name.endswith(".catalogue")
-    assert await keep() == {"sent": 0, "pinned": 0, "deleted": 0, "remains": 0}
+    assert await keep() == {"sent": 0, "pinned": 0, "deleted": 0, "replaced": 0, "remains": 0}

@@ -47,6 +47,16 @@ async def given_up(plant: Plant) -> Claim:
     return claim
 
 
+async def superseded_set(plant: Plant, number: int) -> Claim:
+    """So many parts in the chat that nobody needs any more."""
+    claim = await plant.claimed(sizes=[10] * number, project=f"p{number}")
+    async with running(plant, claim, hold_after=number) as upload:
+        await cancelled(upload)
+    async with plant.database.session() as session:
+        await session.parts.supersede_all(claim.job_id)
+    return claim
+
+
 def there(plant: Plant) -> list[int]:
     """The messages that are still in the chat."""
     return [message.message_id for message in plant.messages if not message.deleted]
@@ -250,12 +260,34 @@ async def test_who_is_asked_to_wait_ends_the_round(plant: Plant) -> None:
 async def test_more_than_one_call_may_delete(plant: Plant) -> None:
     """A large dump's set is deleted call by call, in one round."""
     number = DELETED_AT_ONCE + 7
-    claim = await plant.claimed(sizes=[10] * number)
-    async with running(plant, claim, hold_after=number) as upload:
-        await cancelled(upload)
-    async with plant.database.session() as session:
-        await session.parts.supersede_all(claim.job_id)
+    await superseded_set(plant, number)
 
     assert (await remover(plant)())["deleted"] == number
 
     assert there(plant) == []
+
+
+async def test_old_ones_do_not_hold_up_young_ones(plant: Plant) -> None:
+    """Two hundred wait for their few words, ten in a round: what can still be deleted is deleted at once."""
+    await superseded_set(plant, 200)
+    await plant.owner.execute(_AGED, 49)
+    plant.api.advance_clock(49 * 3600)
+    young = await superseded_set(plant, 5)
+
+    counts = await remover(plant)()
+
+    assert (counts["deleted"], counts["replaced"]) == (5, 10)
+    assert set(await statuses(plant, young)) == {"deleted"}
+    assert len(there(plant)) == 200
+
+
+async def test_what_telegram_does_not_delete_holds_up_no_others(plant: Plant) -> None:
+    """A hundred of whose age Telegram thinks otherwise, and then some that are as young as they say."""
+    await superseded_set(plant, DELETED_AT_ONCE)
+    plant.api.advance_clock(49 * 3600)
+    young = await superseded_set(plant, 5)
+
+    counts = await remover(plant)()
+
+    assert (counts["deleted"], counts["replaced"]) == (5, 10)
+    assert set(await statuses(plant, young)) == {"deleted"}
