@@ -4,12 +4,9 @@ Each step is found again from the rows of `control_plane.catalogues` and from wh
 so a round goes on wherever another one, of whichever process, has ended.
 """
 
-import asyncio
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import structlog
 
@@ -147,13 +144,13 @@ class KeepCatalogue:
     async def _post(self, catalogue: Catalogue, content: bytes) -> SentDocument:
         """A reservation whose document surely was not sent is taken back; else the document may be there."""
         try:
-            with tempfile.TemporaryDirectory() as directory:
-                path = Path(directory, "catalogue")
-                await asyncio.to_thread(path.write_bytes, content)
-                async with self.lane.turn(catalogue.bot_id, self.chat_id, job_id=None):
-                    return await self.telegram.send(
-                        path, chat_id=self.chat_id, filename=_filename(catalogue), caption=_caption(catalogue)
-                    )
+            async with self.lane.turn(catalogue.bot_id, self.chat_id, job_id=None):
+                return await self.telegram.send_bytes(
+                    content,
+                    chat_id=self.chat_id,
+                    filename=_filename(catalogue),
+                    caption=_caption(catalogue),
+                )
         except (FloodWait, Failure) as error:
             if not may_be_done(error):
                 async with self.database.session() as session:

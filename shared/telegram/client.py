@@ -5,6 +5,7 @@ The uploader sends, `pgferry backups fetch` brings back. One `TelegramChatStore`
 
 import asyncio
 import hashlib
+import io
 import os
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -98,8 +99,21 @@ class TelegramChatStore:
         `errors.may_be_done` tells whether the message may be there all the same.
         """
         size = path.stat().st_size  # noqa: ASYNC240 - one local stat
-        with path.open("rb", buffering=0) as file, speaking_to_telegram(f"take {filename}"):
+        with path.open("rb", buffering=0) as file:
             window = CheckedWindow(file, size, sha256) if sha256 else Window(file, size)
+            return await self._sent(window, size, chat_id=chat_id, filename=filename, caption=caption)
+
+    async def send_bytes(
+        self, content: bytes, *, chat_id: int, filename: str, caption: str | None
+    ) -> SentDocument:
+        """As `send`, of what lies in memory, and leaves nothing on the disk."""
+        window = Window(io.BytesIO(content), len(content))
+        return await self._sent(window, len(content), chat_id=chat_id, filename=filename, caption=caption)
+
+    async def _sent(
+        self, window: Window, size: int, *, chat_id: int, filename: str, caption: str | None
+    ) -> SentDocument:
+        with speaking_to_telegram(f"take {filename}"):
             message = await self.bot.send_document(
                 chat_id,
                 InputFile(window, filename=filename, read_file_handle=False),  # type: ignore[arg-type]
@@ -115,18 +129,12 @@ class TelegramChatStore:
         Raises TemporaryError when the document cannot be had now or comes short, Unavailable when Telegram
         is not reached, PermanentError when it will not give the document to this bot.
         """
-        try:
-            return await self._fetched(file_id, target, size_bytes)
-        except LinkExpired:  # another is to be had
-            return await self._fetched(file_id, target, size_bytes)
-
-    async def _fetched(self, file_id: str, target: Path, size_bytes: int | None) -> str:
-        file = await _asked(partial(self.bot.get_file, file_id), "give back a document")
         digest = hashlib.sha256()
         received = 0
+        url = await self._link(file_id)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as output:  # noqa: ASYNC230, PTH123 - a local descriptor
-            async for piece in self._pieces(str(file.file_path)):
+            async for piece in self._content(file_id, url):
                 digest.update(piece)
                 received += len(piece)
                 output.write(piece)
@@ -135,6 +143,23 @@ class TelegramChatStore:
                 "telegram_download_short", f"Telegram gave {received} of {size_bytes} bytes of a document."
             )
         return digest.hexdigest()
+
+    async def fetch_bytes(self, file_id: str) -> bytes:
+        """As `fetch`, into memory: for a document of our own that is known to be small."""
+        return b"".join([piece async for piece in self._content(file_id, await self._link(file_id))])
+
+    async def _link(self, file_id: str) -> str:
+        file = await _asked(partial(self.bot.get_file, file_id), "give back a document")
+        return str(file.file_path)
+
+    async def _content(self, file_id: str, url: str) -> AsyncIterator[bytes]:
+        """By this link, or by another one if it has expired meanwhile."""
+        try:
+            async for piece in self._pieces(url):
+                yield piece
+        except LinkExpired:
+            async for piece in self._pieces(await self._link(file_id)):
+                yield piece
 
     async def _pieces(self, url: str) -> AsyncIterator[bytes]:
         """Stream a file link. Its URL holds the token, so no error of the HTTP library is passed on."""

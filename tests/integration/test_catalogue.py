@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -445,3 +446,24 @@ def test_a_hundred_backups_are_small() -> None:
     catalogue = Catalogue.model_validate({"bot_id": 1, "revision": 1, "made_at": CREATED, "entries": entries})
 
     assert len(encoded(catalogue, SIGNER)) < 100 * 260
+
+
+async def test_nothing_lies_on_the_disk_while_it_is_sent(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is killed then leaves no file that nobody would remove."""
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    await shelf.add("acme")
+    shelf.api.hold_after("sendDocument", 0)
+    sending = asyncio.create_task(shelf.keep())
+
+    async def is_held() -> bool:
+        return shelf.api.held("sendDocument") == 1
+
+    await eventually(is_held)
+    left = list(temporary.iterdir())
+    shelf.api.release()
+    await sending
+
+    assert left == []
