@@ -10,11 +10,13 @@ from services.exporter.settings import ExporterSettings
 from services.gateway.settings import GatewaySettings
 from services.uploader.settings import UploaderSettings
 from shared.runtime.settings import Settings
+from shared.runtime.store_settings import PostingSettings
 
 CLASSES: dict[str, type[Settings]] = {
     "gateway": GatewaySettings,
     "exporter": ExporterSettings,
     "uploader": UploaderSettings,
+    "pgferry backups send": PostingSettings,
     "pgferry token": DevelopmentSettings,
 }
 
@@ -23,7 +25,9 @@ _HEAD = """\
 
 Read once, from the environment. Each `NAME` may instead be given as `NAME_FILE`, the path of a file that
 holds the value; setting both is an error. All problems are printed at once, without values, and the exit
-code is 2. Lists are separated by commas or spaces. This page is generated: `python -m sandbox.generate`.
+code is 2. Lists are separated by commas or spaces. Commands also read `DATABASE_URL`, `AMQP_URL` and what
+they need of Telegram, as the services have it; `pgferry backups send` posts in the uploaders' lanes, so its
+lane must be theirs. This page is generated: `python -m sandbox.generate`.
 
 | name | read by | default | meaning |
 |---|---|---|---|

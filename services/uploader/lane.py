@@ -19,6 +19,9 @@ from shared.telegram.errors import FloodWait
 #: Between two looks of who stands in line and does not know when his turn comes.
 _LOOK_SECONDS = 1.0
 _LEAST_SECONDS = 0.02
+#: An entry whose process died ends so long after its last renewal.
+_LEASE_SECONDS = 60.0
+_RENEWALS_IN_A_LEASE = 3
 
 
 def _owner() -> str:
@@ -30,6 +33,7 @@ class Lane:
     database: Database
     rule: LaneRule
     owner: str = field(default_factory=_owner)
+    lease_seconds: float = _LEASE_SECONDS
 
     @classmethod
     def of(cls, database: Database, settings: PostingSettings) -> Self:
@@ -51,12 +55,15 @@ class Lane:
             yield
             return
         entry = await self._opened(bot_id, chat_id, job_id or uuid4())
+        renewing = asyncio.create_task(self._renew(entry))
         try:
             yield
         except FloodWait as wait:  # before the turn ends: nobody may post in between
             await self.flooded(bot_id, chat_id, wait.seconds)
             raise
         finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
             with suppress(Unavailable):  # its own lease ends it later
                 async with self.database.session() as session:
                     await session.lanes.end(entry)
@@ -71,12 +78,25 @@ class Lane:
         if not self.rule.messages:
             await asyncio.sleep(wait.seconds)
 
+    async def _renew(self, entry: int) -> None:
+        """For as long as the call lasts, however slow its line; until cancelled."""
+        while True:
+            await asyncio.sleep(self.lease_seconds / _RENEWALS_IN_A_LEASE)
+            with suppress(Unavailable):
+                async with self.database.session() as session:
+                    await session.lanes.renew(entry, self.lease_seconds)
+
     async def _opened(self, bot_id: int, chat_id: int, job_id: UUID) -> int:
         with LANE_WAIT_SECONDS.time():
             while True:
                 async with self.database.transaction() as transaction:
                     place = await transaction.lanes.reserve(
-                        bot_id, chat_id, job_id=job_id, owner=self.owner, rule=self.rule
+                        bot_id,
+                        chat_id,
+                        job_id=job_id,
+                        owner=self.owner,
+                        rule=self.rule,
+                        lease_seconds=self.lease_seconds,
                     )
                 if place.opened:
                     return place.id

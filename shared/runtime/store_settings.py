@@ -50,8 +50,8 @@ class PostingSettings(StoreSettings):
     In the first it should also be allowed to pin and delete: the catalogue is there."""
 
     lane_messages: int = Field(default=20, ge=0, alias="PGFERRY_LANE_MESSAGES")
-    """Posts of this bot in one chat in any `PGFERRY_LANE_WINDOW_SECONDS`, over all uploaders: Telegram's
-    limit. 0: no limit, for a Bot API server of your own."""
+    """Posts of this bot in one chat in any `PGFERRY_LANE_WINDOW_SECONDS`, over all uploaders and
+    commands: Telegram's limit. 0: no limit, for a Bot API server of your own."""
 
     lane_window_seconds: float = Field(default=60, gt=0, le=3600, alias="PGFERRY_LANE_WINDOW_SECONDS")
     """The time in which `PGFERRY_LANE_MESSAGES` are counted."""

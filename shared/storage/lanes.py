@@ -12,16 +12,15 @@ from uuid import UUID
 
 from shared.storage.executor import Executor
 
-#: Longer than any call may take: an entry of a process that died without a job ends then.
-OPEN_SECONDS: Final = 600.0
 #: Whoever waits asks again far more often; who does not is dead.
 WAITING_SECONDS: Final = 30.0
 
 # All lanes of a bot, which has a rule of its own.
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(format('pgferry lanes %s', $1::bigint), 0))"
 
-# A holder whose job is no longer its own is dead or frozen, and a job makes one call at a time in a chat: who
-# asks for the next one has none open. The three write to rows of different kinds, so one statement may.
+# A holder that does not renew its entry, or whose job is no longer its own, is dead or frozen. A job makes
+# one call at a time in a chat: who asks for the next one has none open. The three write to rows of different
+# kinds, so one statement may.
 WAIT = """
     WITH dead AS (
         UPDATE control_plane.lane_entries AS entry SET state = 'ended', ended_at = clock_timestamp()
@@ -75,9 +74,15 @@ OPEN = """
                     END)::float8 AS seconds
 """
 
+RENEW = """
+    UPDATE control_plane.lane_entries SET lease_until = now() + make_interval(secs => $2)
+     WHERE id = $1 AND state = 'open'
+"""
+
+# Also of one that was taken for dead: its call counts from its true end.
 END = """
     UPDATE control_plane.lane_entries SET state = 'ended', ended_at = clock_timestamp()
-     WHERE id = $1 AND state = 'open'
+     WHERE id = $1 AND state IN ('open', 'ended')
 """
 
 CLOSE = """
@@ -113,8 +118,10 @@ class Lanes:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
-    async def reserve(self, bot_id: int, chat_id: int, *, job_id: UUID, owner: str, rule: LaneRule) -> Place:
-        """Stand in line, or stay there, and open the entry when it is this one's turn.
+    async def reserve(
+        self, bot_id: int, chat_id: int, *, job_id: UUID, owner: str, rule: LaneRule, lease_seconds: float
+    ) -> Place:
+        """Stand in line, or stay there, and open the entry when it is this one's turn, for `lease_seconds`.
 
         `job_id` tells who asks again from who comes new; who posts for no job takes any id of its own.
         """
@@ -128,13 +135,17 @@ class Lanes:
             *lane,
             entry,
             rule.messages,
-            OPEN_SECONDS,
+            lease_seconds,
             rule.window_seconds,
             rule.bot_messages,
             rule.bot_window_seconds,
         )
         opened, seconds = record or (False, None)
         return Place(entry, opened, seconds)
+
+    async def renew(self, entry: int, lease_seconds: float) -> None:
+        """The call of this entry goes on."""
+        await self._executor.execute(RENEW, entry, lease_seconds)
 
     async def end(self, entry: int) -> None:
         """The call of this entry has ended, however."""

@@ -300,6 +300,8 @@ async def test_what_a_killed_send_left_is_deleted_a_day_later(
     sending.kill()
     await sending.wait()
     bot_api.release()
+    holds_on = "SELECT max(lease_until) > now() + interval '1 min' FROM control_plane.lane_entries"
+    assert await connection.fetchval(f"{holds_on} WHERE state = 'open'") is False
     statuses = "SELECT status FROM control_plane.backup_parts ORDER BY index"
     assert [row["status"] for row in await connection.fetch(statuses)] == ["sent", "sending"]
     stack.start("uploader", PGFERRY_RECONCILE_SECONDS="0.2").wait_ready()

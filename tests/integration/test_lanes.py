@@ -29,7 +29,7 @@ HUNDREDTH = LaneRule(20, 0.6, 30, 0.01)
 ONE = LaneRule(1, 0.05)
 
 _ENTRIES = "SELECT state FROM control_plane.lane_entries ORDER BY id"
-_NEWEST_RENEWAL = "SELECT max(lease_until) FROM control_plane.lane_entries WHERE state = 'waiting'"
+_NEWEST_RENEWAL = "SELECT max(lease_until) FROM control_plane.lane_entries WHERE state = $1"
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +231,47 @@ async def test_the_successor_of_a_dead_worker_ends_its_turn(
         assert sorted(await states(connection)) == ["open"]
 
 
+async def test_a_long_call_keeps_its_place(control_plane: Database, connection: asyncpg.Connection) -> None:
+    """It renews its entry, many times longer than the lease of one that died."""
+    renewals: set[object] = set()
+    async with Lane(control_plane, ONE, "slow", lease_seconds=0.3).turn(BOT, CHAT, None):
+        waiting = asyncio.create_task(_one_turn(Lane(control_plane, ONE, "second")))
+
+        async def was_renewed() -> bool:
+            renewals.add(await connection.fetchval(_NEWEST_RENEWAL, "open"))
+            return len(renewals) >= 10
+
+        await eventually(was_renewed)
+
+        assert await states(connection) == ["open", "waiting"]
+    await asyncio.wait_for(waiting, 10)
+
+
+async def test_the_turn_of_a_dead_process_without_a_job_ends_with_its_entry(
+    control_plane: Database, connection: asyncpg.Connection
+) -> None:
+    """Nobody renews it: whoever waits has the place soon after."""
+    async with control_plane.transaction() as transaction:
+        await transaction.lanes.reserve(BOT, CHAT, job_id=uuid4(), owner="dead", rule=ONE, lease_seconds=0.3)
+    assert await states(connection) == ["open"]
+
+    await asyncio.wait_for(_one_turn(Lane(control_plane, ONE, "second")), 10)
+
+
+async def test_a_call_that_was_taken_for_dead_counts_from_its_end(
+    control_plane: Database, connection: asyncpg.Connection
+) -> None:
+    """Its process was frozen, or cut off from the database: its message may just have arrived."""
+    ended = "SELECT ended_at FROM control_plane.lane_entries"
+    async with Lane(control_plane, HUNDREDTH).turn(BOT, CHAT, None):
+        await connection.execute(
+            "UPDATE control_plane.lane_entries SET state = 'ended', ended_at = clock_timestamp()"
+        )
+        before = await connection.fetchval(ended)
+
+    assert await connection.fetchval(ended) > before
+
+
 async def test_who_gives_up_waiting_holds_up_nobody(
     control_plane: Database, connection: asyncpg.Connection
 ) -> None:
@@ -261,7 +302,7 @@ async def test_a_post_for_no_job_stands_in_line_once(
         waiting = asyncio.create_task(_turn_of_no_job(Lane(control_plane, ONE, "catalogue")))
 
         async def has_looked_thrice() -> bool:
-            renewals.add(await connection.fetchval(_NEWEST_RENEWAL))
+            renewals.add(await connection.fetchval(_NEWEST_RENEWAL, "waiting"))
             return len(renewals - {None}) >= 3
 
         await eventually(has_looked_thrice)
