@@ -9,26 +9,49 @@ from dataclasses import dataclass
 
 from shared.storage.executor import Executor
 
-# Every message id that a row names, whatever became of the message; the call began before the id was given,
-# and the answer was recorded after.
-KNOWN = """
-    SELECT chat_id, message_id, sending_at AS began_at, sent_at
-      FROM control_plane.backup_parts WHERE message_id IS NOT NULL
-    UNION ALL
-    SELECT chat_id, message_id, reserved_at, sent_at
-      FROM control_plane.catalogues WHERE message_id IS NOT NULL
+# What was recorded before the call has a lower id. Ids grow with time, so what is searched for in the order of
+# ids is soon found, if each table is searched for itself: the union of both would be read whole.
+_LAST_KNOWN = """
+    greatest((SELECT message_id FROM control_plane.backup_parts AS known
+               WHERE known.chat_id = before.chat_id AND message_id IS NOT NULL
+                 AND known.sent_at <= before.sending_at
+               ORDER BY message_id DESC LIMIT 1),
+             (SELECT max(message_id) FROM control_plane.catalogues AS known
+               WHERE known.chat_id = before.chat_id AND known.sent_at <= before.sending_at))
 """
 
-# Of rows named `before`, each of a call that was never answered. What was recorded before the call has a
-# lower id.
+# Of rows named `before`, each of a call that was never answered.
 SUSPECT = f"""
     INSERT INTO control_plane.suspected_sends
         (job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256, sending_at,
          last_known_message_id)
-    SELECT job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256, sending_at,
-           (SELECT max(message_id) FROM ({KNOWN}) AS known
-             WHERE known.chat_id = before.chat_id AND known.sent_at <= before.sending_at)
+    SELECT job_id, dump_fence, kind, index, bot_id, chat_id, size_bytes, sha256, sending_at, {_LAST_KNOWN}
       FROM before
+"""
+
+# The call began before the id was given, and the answer was recorded after.
+_LATER = """
+    SELECT message_id, sent_at
+      FROM ((SELECT message_id, sent_at FROM control_plane.backup_parts AS known
+              WHERE known.chat_id = suspected.chat_id AND message_id > last_known_message_id
+                AND known.sending_at >= suspected_at
+              ORDER BY message_id LIMIT 1)
+            UNION ALL
+            (SELECT message_id, sent_at FROM control_plane.catalogues AS known
+              WHERE known.chat_id = suspected.chat_id AND message_id > last_known_message_id
+                AND reserved_at >= suspected_at
+              ORDER BY message_id LIMIT 1)) AS known
+     ORDER BY message_id LIMIT 1
+"""
+
+# Ids that no row names, whatever became of the message.
+_UNNAMED = """
+    SELECT number FROM generate_series(last_known_message_id + 1, later.message_id - 1) AS number
+     WHERE NOT EXISTS (SELECT FROM control_plane.backup_parts AS known
+                        WHERE known.chat_id = suspected.chat_id AND known.message_id = number)
+       AND NOT EXISTS (SELECT FROM control_plane.catalogues AS known
+                        WHERE known.chat_id = suspected.chat_id AND known.message_id = number)
+     ORDER BY number LIMIT $5
 """
 
 # The gap ends at the first message that was sent later. It is left alone while the answer to a call that
@@ -36,17 +59,8 @@ SUSPECT = f"""
 # no such sign, for one whose answer was lost stays so: what it may record it records within its round, and
 # the last message's age waits for that. An id that nobody knows then will never be anybody's.
 GAPS = f"""
-    SELECT id, chat_id,
-           ARRAY(SELECT number FROM generate_series(last_known_message_id + 1, later.message_id - 1) AS number
-                  WHERE NOT EXISTS (SELECT FROM ({KNOWN}) AS known
-                                     WHERE known.chat_id = suspected.chat_id AND known.message_id = number)
-                  ORDER BY number LIMIT $5) AS message_ids
-      FROM control_plane.suspected_sends AS suspected
-     CROSS JOIN LATERAL (
-           SELECT message_id, sent_at FROM ({KNOWN}) AS known
-            WHERE known.chat_id = suspected.chat_id AND known.message_id > last_known_message_id
-              AND began_at >= suspected_at
-            ORDER BY message_id LIMIT 1) AS later
+    SELECT id, chat_id, ARRAY({_UNNAMED}) AS message_ids
+      FROM control_plane.suspected_sends AS suspected CROSS JOIN LATERAL ({_LATER}) AS later
      WHERE resolved_at IS NULL AND chat_id = ANY($2::bigint[]) AND bot_id = $1
        AND suspected_at > now() - make_interval(secs => $3)
        AND sending_at > now() - make_interval(secs => $3)

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -11,6 +12,7 @@ from services.uploader.gaps import KINDS, CloseGaps
 from services.uploader.removal import Remover
 from shared.contracts.errors import Failure, PermanentError, TemporaryError
 from shared.contracts.job import Claim
+from shared.storage.suspected import GAPS, SUSPECT
 from shared.storage.superseded import SupersededParts
 from shared.telegram.pins import Pins
 from shared.telegram.removal import DELETED_AT_ONCE, Removal
@@ -29,6 +31,15 @@ _AGED = (
     "UPDATE control_plane.suspected_sends SET sending_at = sending_at - $1::interval,"
     " suspected_at = suspected_at - $1",
 )
+_MANY = """
+    INSERT INTO control_plane.backup_parts
+        (job_id, dump_fence, kind, index, status, size_bytes, sha256, bot_id, chat_id, message_id, file_id,
+         sending_at, sent_at)
+    SELECT gen_random_uuid(), 1, 'part', 0, 'sent', 1, '', 1, -1000000000007, number, '',
+           moment, moment + interval '1 s'
+      FROM generate_series(1, 50000) AS number, make_interval(mins => number) AS ago,
+           LATERAL (SELECT now() - interval '50000 min' + ago AS moment) AS told
+"""
 
 _CALLED_EARLIER = "UPDATE control_plane.suspected_sends SET sending_at = sending_at - $1::interval"
 
@@ -326,3 +337,29 @@ async def test_who_is_asked_to_wait_ends_the_round(plant: Plant) -> None:
 
     assert await closing(plant)() == NOTHING
     assert await closing(plant)() == ONE
+
+
+@pytest.mark.parametrize(
+    ("statement", "arguments"),
+    [
+        pytest.param(
+            f"WITH before AS (SELECT * FROM control_plane.backup_parts WHERE job_id = $1) {SUSPECT}",
+            (UUID(int=0),),
+            id="suspect",
+        ),
+        pytest.param(GAPS, (1, [-1000000000007], 172800.0, 3600.0, 101), id="gaps"),
+    ],
+)
+async def test_a_chat_of_many_documents_is_not_read_from_end_to_end(
+    plant: Plant, statement: str, arguments: tuple[object, ...]
+) -> None:
+    """An id's neighbours are found by the index of ids, however many a chat has."""
+    async with plant.owner.transaction():
+        await plant.owner.execute(_MANY)
+        await plant.owner.execute("ANALYZE control_plane.backup_parts")
+        plan = [record[0] for record in await plant.owner.fetch(f"EXPLAIN {statement}", *arguments)]
+        await plant.owner.execute("TRUNCATE control_plane.backup_parts")
+
+    reads = [line for line in plan if "backup_parts" in line]
+    assert reads
+    assert not [line for line in reads if "Seq Scan" in line or "Bitmap" in line]
