@@ -1,9 +1,9 @@
 """The lane of a bot in a chat: a ledger of its posts, `control_plane.lane_entries`, shared by all processes.
 
 Telegram takes about 20 messages a minute from a bot in one chat, in any 60 seconds, and about 30 a second
-from a bot in all chats. An entry counts from
-before its call until the window after the call's end has passed, so whenever the server counts it, it counts
-here as well; a bucket that refills would let more than 20 into some windows.
+from a bot in all chats. An entry counts from before its call until the window after the call's end has
+passed, so whenever the server counts it, it counts here as well; a bucket that refills would let more than 20
+into some windows.
 """
 
 from dataclasses import dataclass
@@ -44,6 +44,7 @@ WAIT = """
 """
 
 # The oldest reservations first. A job has one at a time, so a large one stands in line again after each part.
+# What a dead process left open in another chat is ended by nobody if nobody posts there any more.
 OPEN = """
     WITH used AS (
         SELECT ended_at FROM control_plane.lane_entries
@@ -57,7 +58,8 @@ OPEN = """
                $7 = 0 OR $7 > count(*) AS of_bot
           FROM control_plane.lane_entries
          WHERE bot_id = $1
-           AND (state = 'open' OR (state = 'ended' AND ended_at > now() - make_interval(secs => $8)))
+           AND ((state = 'open' AND lease_until >= now())
+                OR (state = 'ended' AND ended_at > now() - make_interval(secs => $8)))
     ), closed AS (
         SELECT max(closed_until) AS until FROM control_plane.lane_entries
          WHERE bot_id = $1 AND chat_id = $2 AND state = 'closed'

@@ -224,7 +224,8 @@ async def test_the_successor_of_a_dead_worker_ends_its_turn(
 ) -> None:
     """A job makes one post at a time."""
     claim = await plant.claimed()
-    await Lane(plant.database, ONE, "dead").turn(BOT, CHAT, claim.job_id).__aenter__()
+    turn = Lane(plant.database, ONE, "dead").turn(BOT, CHAT, claim.job_id)
+    await turn.__aenter__()  # one that nobody holds ends itself
     successor = await plant.claim_after(claim)
 
     async with asyncio.timeout(10), Lane(plant.database, ONE, "next").turn(BOT, CHAT, successor.job_id):
@@ -270,6 +271,19 @@ async def test_a_call_that_was_taken_for_dead_counts_from_its_end(
         before = await connection.fetchval(ended)
 
     assert await connection.fetchval(ended) > before
+
+
+async def test_what_a_dead_process_left_open_in_one_chat_ends_for_the_others(
+    control_plane: Database, connection: asyncpg.Connection
+) -> None:
+    """The bot's own rule counts all chats, and perhaps nobody posts to that one any more."""
+    rule = LaneRule(20, 60, bot_messages=1, bot_window_seconds=0.01)
+    async with control_plane.transaction() as transaction:
+        lanes = transaction.lanes
+        await lanes.reserve(BOT, CHAT - 1, job_id=uuid4(), owner="dead", rule=rule, lease_seconds=0.3)
+    assert await states(connection) == ["open"]
+
+    await asyncio.wait_for(_one_turn(Lane(control_plane, rule, "first")), 10)
 
 
 async def test_who_gives_up_waiting_holds_up_nobody(
