@@ -60,7 +60,7 @@ class Fetch:
 
     async def __call__(self, backup: Backup, rows: Sequence[PartRow], folder: Path) -> AnyManifest:
         _prepare(folder)
-        manifest = _adopted(backup, rows) if backup.adopted else await self._manifest(backup, folder)
+        manifest = _adopted(backup, rows, folder) if backup.adopted else await self._manifest(backup, folder)
         gate = asyncio.Semaphore(_DOWNLOADS_AT_ONCE)
         await asyncio.gather(*(self._part(part, folder, gate) for part in manifest.parts))
         paths = [folder / part_name(part.index) for part in manifest.parts]
@@ -76,8 +76,10 @@ class Fetch:
         if path.exists():
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != backup.manifest_sha256:
-                raise CannotDo(f"{folder} holds another backup")
+                raise _another(folder)
             return self._verified(content)
+        if _brought(folder):
+            raise _another(folder)
         with _staged(path) as staging:
             altered = "the manifest in the chat is not the one that was recorded"
             await self._download(_Wanted(backup.manifest_file_id, backup.manifest_sha256, altered), staging)
@@ -124,8 +126,13 @@ class _Wanted:
     size_bytes: int | None = None
 
 
-def _adopted(backup: Backup, rows: Sequence[PartRow]) -> FileManifest:
+def _another(folder: Path) -> CannotDo:
+    return CannotDo(f"{folder} holds another backup")
+
+
+def _adopted(backup: Backup, rows: Sequence[PartRow], folder: Path) -> FileManifest:
     """What its manifest would say; it is written nowhere, for nobody has signed it."""
+    _require_no_other(backup, folder)
     parts = [SentPart(**row.part.model_dump(), **asdict(row.sent)) for row in rows if row.sent]
     if len(parts) != backup.part_count:
         raise CannotDo(f"backup {backup.id} was adopted, and where its document is has been forgotten")
@@ -141,6 +148,18 @@ def _adopted(backup: Backup, rows: Sequence[PartRow]) -> FileManifest:
         stored=Stream(size_bytes=backup.size_bytes, sha256=backup.sha256),
         parts=tuple(parts),
     )
+
+
+def _brought(folder: Path) -> list[Path]:
+    """The documents of an earlier attempt; a manifest comes first."""
+    return [path for path in folder.iterdir() if path.name != SUMS_FILE and path.suffix != _STAGING]
+
+
+def _require_no_other(backup: Backup, folder: Path) -> None:
+    """Of an adopted one there is the document alone, and no manifest says whose parts are there."""
+    for path in _brought(folder):
+        if path.name != part_name(0) or _sha256_of([path]) != backup.sha256:
+            raise _another(folder)
 
 
 @contextmanager

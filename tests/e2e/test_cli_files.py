@@ -178,9 +178,32 @@ async def test_a_message_is_adopted(
     assert again.code == 1
     assert "is a recorded backup's, or was removed" in again.sentence
     fetched = await run(stack, "fetch", backup["id"], "--to", tmp_path / "back")
+    assert (await run(stack, "fetch", backup["id"], "--to", tmp_path / "back")).code == 0
     typed(fetched.out)
     assert (tmp_path / "back" / "old.sql").read_bytes() == path.read_bytes()
     assert not (tmp_path / "back" / "manifest.json").exists()
+
+
+async def test_an_adopted_message_and_a_file_are_not_fetched_over_one_another(
+    stack: Stack, bot_api: BotApi, tmp_path: Path
+) -> None:
+    """Both have a first part; what was brought is not touched."""
+    file = await sent(stack, written(tmp_path, "note.txt", 100))
+    async with open_telegram(BOT_TOKEN, bot_api.url) as telegram:
+        await telegram.introduce()
+        path = written(tmp_path, "old.sql", 100)
+        document = await telegram.send(path, chat_id=stack.chat_id, filename="old.sql", caption=None)
+    message = ("--chat-id", stack.chat_id, "--message-id", document.message_id, "--file-id", document.file_id)
+    adopted = (await run(stack, "record", "--project", "acme", *message, "--json")).json()["id"]
+
+    for first, second in ((file, adopted), (adopted, file)):
+        folder = tmp_path / first
+        assert (await run(stack, "fetch", first, "--to", folder)).code == 0
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        said = await run(stack, "fetch", second, "--to", folder)
+
+        assert (said.code, said.sentence) == (1, f"{folder} holds another backup")
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 async def test_the_newest_backup_is_deleted_only_by_a_word_of_its_own(
