@@ -39,7 +39,9 @@ _SUPERSEDE = """
      WHERE part.job_id = chosen.job_id AND part.dump_fence = chosen.dump_fence AND part.status = 'sent'
 """
 
-# Choosing and marking are one statement, and the newest is never chosen: two at once cannot take the last.
+# One decision at a time: while one takes the newest by a word of its own, no other takes what is then the last.
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('pgferry expiry', 0))"
+
 EXPIRE = f"""
     WITH chosen AS (
         UPDATE control_plane.backups SET status = 'expiring', expiring_at = now(), revision = revision + 1
@@ -144,14 +146,16 @@ class Expiry:
 
     async def expire(self, project_id: str | None = None) -> Sequence[Due]:
         """Mark those that go, and return them; the uploader removes their documents."""
-        async with self.database.session() as session:
-            records = await session.executor.fetch(EXPIRE, project_id, _AT_MOST, self.actor)
+        async with self.database.transaction() as transaction:
+            await transaction.executor.execute(LOCK)
+            records = await transaction.executor.fetch(EXPIRE, project_id, _AT_MOST, self.actor)
         return [Due(**record) for record in records]
 
     async def discard(self, backup_id: UUID, *, even_newest: bool = False) -> bool:
         """Mark one, whenever its time is over. False unless it is stored, or for the newest good one."""
-        async with self.database.session() as session:
-            return bool(await session.executor.fetchval(DISCARD, backup_id, even_newest, self.actor))
+        async with self.database.transaction() as transaction:
+            await transaction.executor.execute(LOCK)
+            return bool(await transaction.executor.fetchval(DISCARD, backup_id, even_newest, self.actor))
 
 
 def expiry_of(database: Database) -> Duty:

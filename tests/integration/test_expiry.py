@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
@@ -16,8 +17,12 @@ from shared.storage.lanes import LaneRule
 from shared.storage.superseded import SupersededParts
 from shared.telegram.removal import Removal
 from tests.integration.upload_plant import Plant
+from tests.waiting import eventually
 
 _STATUS = "SELECT status FROM control_plane.backups WHERE id = $1"
+_WAITING = """
+    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 _AUDIT = """
     SELECT actor, action, backup_id, detail FROM control_plane.audit_log
      WHERE action LIKE 'backup.%' ORDER BY id
@@ -141,6 +146,25 @@ async def test_a_backup_of_which_no_document_is_known_is_not_called_deleted(plan
 
     assert await status(plant, old) == "remote_remains"
     assert json.loads((await audit(plant))[-1]["detail"]) == {"documents_left": 4}
+
+
+async def test_the_last_is_kept_while_the_newest_is_given_up(plant: Plant) -> None:
+    """Whoever expires backups at that moment waits, and sees then that there is no newer one."""
+    old, newest = await stored(plant), await stored(plant)
+    expiry = Expiry(plant.database)
+    async with plant.owner.transaction():
+        await plant.owner.execute("SELECT FROM control_plane.backup_parts FOR UPDATE")
+        discard = asyncio.create_task(expiry.discard(newest, even_newest=True))
+        await eventually(partial(_waiting, plant, 1))
+        expire = asyncio.create_task(expiry.expire())
+        await eventually(partial(_waiting, plant, 2))
+
+    assert (await discard, await expire) == (True, [])
+    assert (await status(plant, old), await status(plant, newest)) == ("stored", "expiring")
+
+
+async def _waiting(plant: Plant, number: int) -> bool:
+    return bool(await plant.owner.fetchval(_WAITING) == number)
 
 
 async def test_an_old_backup_leaves_tombstones(plant: Plant) -> None:
