@@ -59,7 +59,7 @@ class Adopt:
     async def _require_unknown(self, message: Message) -> None:
         """Before the download; it is asked again in the transaction that records."""
         async with self.database.session() as session:
-            known = await session.parts.is_named(self.telegram.bot_id, message.chat_id, message.message_id)
+            known = await session.parts.is_named(message.chat_id, message.message_id)
         if known:
             raise _known(message)
 
@@ -83,7 +83,7 @@ class Adopt:
         row = (part, sent_of(manifest.bot_id, part))
         async with self.database.transaction() as transaction:
             await transaction.parts.lock_message(message.chat_id, message.message_id)
-            if await transaction.parts.is_named(manifest.bot_id, message.chat_id, message.message_id):
+            if await transaction.parts.is_named(message.chat_id, message.message_id):
                 raise _known(message)
             await transaction.parts.add_sent(
                 manifest.set_id, manifest.dump_fence, Kind.PART, [row], at=manifest.created_at

@@ -121,7 +121,7 @@ _LOCK_MESSAGE = (
 
 _IS_NAMED = """
     SELECT EXISTS (SELECT FROM control_plane.backup_parts
-                    WHERE bot_id = $1 AND chat_id = $2 AND message_id = $3 AND status <> 'remote_remains')
+                    WHERE chat_id = $1 AND message_id = $2 AND status <> 'remote_remains')
 """
 
 _OF_BACKUP = """
@@ -283,9 +283,9 @@ class Parts:
         """Two who adopt one message do so one after the other; until the transaction ends."""
         await self._executor.execute(_LOCK_MESSAGE, chat_id, message_id)
 
-    async def is_named(self, bot_id: int, chat_id: int, message_id: int) -> bool:
-        """Whether a row names this message, and its document may be there."""
-        return bool(await self._executor.fetchval(_IS_NAMED, bot_id, chat_id, message_id))
+    async def is_named(self, chat_id: int, message_id: int) -> bool:
+        """Whether a row, of whichever bot, names this message, and its document may be there."""
+        return bool(await self._executor.fetchval(_IS_NAMED, chat_id, message_id))
 
     async def of_backup(self, backup_id: UUID) -> Sequence[PartRow]:
         """Its parts in order, without the manifest."""
