@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import structlog
+
 from services.uploader import naming
 from services.uploader.cutting import Cutting, Piece, Source, copying
 from services.uploader.manifest import encoded, file_manifest, sent_part
@@ -27,6 +29,8 @@ from shared.runtime.signing import Signer
 from shared.storage.database import Database
 from shared.storage.parts import FileSet, Kind, Sent, sent_of
 from shared.telegram.errors import may_be_done
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ class PostFile:
     waits: Sequence[float] = WAITS
 
     async def __call__(self, source: Source, options: FileOptions) -> SentFile:
-        """Raises PostedInPart.
+        """Raises PostedInPart; who is cancelled leaves what it has posted to the log.
 
         A call whose outcome nobody knows is not repeated: no row would keep the double.
         """
@@ -198,6 +202,9 @@ class PostFile:
                     parts.append(await self._post(label.part(piece)))
         except Failure as error:
             raise PostedInPart(error, parts) from error
+        except asyncio.CancelledError:
+            log.warning("stopped: in the chat without a row", parts=[part.model_dump() for part in parts])
+            raise
         stored = cutting.stored
         return SentFile(None, label.filename, stored.size_bytes, stored.sha256, tuple(parts), None)
 

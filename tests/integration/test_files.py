@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from services.uploader.adopt import Adopt, Message
 from services.uploader.cutting import Source
@@ -350,6 +351,21 @@ async def test_what_is_only_sent_in_part_is_told(plant: Plant) -> None:
     assert there(plant) == [1, 2, 3]
 
 
+async def test_what_is_only_sent_in_part_is_told_when_it_is_stopped(plant: Plant) -> None:
+    """By the log: who stops it gets no answer, and no row has the ids."""
+    plant.api.hold_after("sendDocument", 2)
+    task = asyncio.create_task(post(plant))
+    await plant.held()
+
+    with capture_logs() as logged:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    plant.api.release()
+
+    [line] = [line for line in logged if line["log_level"] == "warning"]
+    assert [part["message_id"] for part in line["parts"]] == [1, 2]
+
+
 # Adopted
 
 
@@ -372,6 +388,15 @@ async def test_a_message_is_adopted_once(plant: Plant, tmp_path: Path) -> None:
     refused = [one.code for one in results if isinstance(one, PermanentError)]
     assert refused == ["message_known"]
     assert sum(row["adopted"] for row in await backups(plant)) == 1
+
+
+async def test_what_another_bot_has_sent_is_adopted_by_nobody(plant: Plant) -> None:
+    """Its id is the same for all bots: at its end this one would delete what the other's backup needs."""
+    part = (await send(plant)).parts[0]
+    await plant.owner.execute("UPDATE control_plane.backup_parts SET bot_id = 42")
+
+    with pytest.raises(PermanentError, match="is a recorded backup's"):
+        await adopt(plant, Message(part.chat_id, part.message_id, part.file_id))
 
 
 async def test_an_adopted_message_is_taken_out_of_the_chat_at_its_end(plant: Plant, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from services.uploader.gaps import KINDS, CloseGaps
 from services.uploader.removal import Remover
 from shared.contracts.errors import Failure, PermanentError, TemporaryError
 from shared.contracts.job import Claim
-from shared.storage.suspected import GAPS, SUSPECT
 from shared.storage.superseded import SupersededParts
+from shared.storage.suspected import GAPS, SUSPECT
 from shared.telegram.pins import Pins
 from shared.telegram.removal import DELETED_AT_ONCE, Removal
 from tests.integration.upload_plant import Plant
