@@ -39,7 +39,7 @@ _SUPERSEDE = """
      WHERE part.job_id = chosen.job_id AND part.dump_fence = chosen.dump_fence AND part.status = 'sent'
 """
 
-# One decision at a time: while one takes the newest by a word of its own, no other takes what is then the last.
+# One decision at a time: while one takes the newest by a word of its own, none takes what is then the last.
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('pgferry expiry', 0))"
 
 EXPIRE = f"""

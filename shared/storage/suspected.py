@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from shared.storage.executor import Executor
 
-# What was recorded before the call has a lower id. Ids grow with time, so what is searched for in their order is
-# soon found, if each table is searched for itself: the union of both would be read whole.
+# What was recorded before the call has a lower id. Ids grow with time, so what is searched for in their order
+# is soon found, if each table is searched for itself: the union of both would be read whole.
 _LAST_KNOWN = """
     greatest((SELECT message_id FROM control_plane.backup_parts AS known
                WHERE known.chat_id = before.chat_id AND message_id IS NOT NULL
