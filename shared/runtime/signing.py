@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -26,7 +26,7 @@ class NotAuthentic(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    keys: Sequence[bytes]  #: derived, the signing one first
+    keys: Sequence[bytes] = field(repr=False)  #: derived, the signing one first
 
     @classmethod
     def of(cls, secrets: Sequence[str], *, purpose: str) -> "Signer":

@@ -124,3 +124,10 @@ def test_the_key_id_tells_keys_apart_and_not_what_they_are() -> None:
 def test_one_content_is_one_byte_sequence() -> None:
     """Written out here, because other programs may check a manifest too."""
     assert canonical({"b": [1, 2.5, None], "a": "é\n"}) == '{"a":"é\\n","b":[1,2.5,null]}'.encode()
+
+
+def test_a_signer_does_not_show_its_keys() -> None:
+    """What holds one, as a `Library` of somebody's program, may stand in a log or a traceback."""
+    signer = Signer.of(["k" * 40], purpose=MANIFEST)
+
+    assert repr(signer.keys[0]) not in repr(signer)
