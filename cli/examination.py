@@ -63,6 +63,7 @@ class Examination:
     checks: list[Check] = field(default_factory=list)
     _sent: SentDocument | None = None
     _asked_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _answered_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     async def __call__(self) -> list[Check]:
         await self._check("chat", partial(self.store.describe, self.chat_id))
@@ -93,7 +94,9 @@ class Examination:
     async def _compare_clocks(self) -> None:
         if self._sent is None:
             return
-        behind = (self._sent.posted_at - self._asked_at).total_seconds()
+        early = (self._asked_at - self._sent.posted_at).total_seconds()
+        late = (self._sent.posted_at - self._answered_at).total_seconds()
+        behind = late if late > 0 else -max(early, 0)
         if abs(behind) > _CLOCK_SECONDS:
             told = "behind" if behind > 0 else "ahead of"
             sentence = f"This machine's clock is {abs(behind):.0f} s {told} Telegram's."
@@ -105,6 +108,7 @@ class Examination:
         self._sent = await self.store.send(
             path, chat_id=self.chat_id, filename="pgferry-doctor.txt", caption=None
         )
+        self._answered_at = datetime.now(UTC)
 
     async def _fetch(self, sent: SentDocument, target: Path) -> None:
         if await self.store.fetch(sent.file_id, target) != hashlib.sha256(_CONTENT).hexdigest():

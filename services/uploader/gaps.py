@@ -69,24 +69,24 @@ class CloseGaps:
             )
         if gaps:
             for chat_id in {first, *(gap.chat_id for gap in gaps)}:
-                await self._require_own(chat_id)
+                await self._require_own(chat_id, must_show=chat_id == first)
         return gaps
 
-    async def _require_own(self, chat_id: int) -> None:
+    async def _require_own(self, chat_id: int, *, must_show: bool) -> None:
         """A catalogue that no row knows says that our rows are not all: the control plane was set back in
-        time, or another pgferry uses this chat.
+        time, or another pgferry uses this chat. That they are all is said by one that a row knows, in the
+        first chat.
         """
         shown = await Pins(self.telegram.bot).newest(chat_id)
         if shown is None or not looks_like_one(shown):
+            if must_show:
+                raise _kept(f"No catalogue is pinned in chat {chat_id} to say that no row is missing")
             return
         async with self.database.session() as session:
-            if await session.catalogues.is_recorded(shown.chat_id, shown.message_id):
-                return
-        raise PermanentError(
-            "chat_not_exclusive",
-            f"The catalogue pinned in chat {chat_id} is not of this control plane, or of what it was later: "
-            "nothing is deleted from gaps.",
-        )
+            if not await session.catalogues.is_recorded(shown.chat_id, shown.message_id):
+                raise _kept(
+                    f"The catalogue pinned in chat {chat_id} is not of this state of the control plane"
+                )
 
     async def _close(self, gap: Gap, counts: dict[str, int]) -> None:
         if gap.message_ids and not await self._deleted(gap):
@@ -106,6 +106,10 @@ class CloseGaps:
             return False
         log.info("deleted what no row names", chat_id=gap.chat_id, message_ids=list(gap.message_ids))
         return True
+
+
+def _kept(reason: str) -> PermanentError:
+    return PermanentError("chat_not_exclusive", f"{reason}: nothing is deleted from gaps.")
 
 
 def gap_duties(database: Database, telegram: TelegramChatStore, settings: UploaderSettings) -> Sequence[Duty]:

@@ -1,6 +1,8 @@
 """The uploader's settings; see `shared.runtime.settings` for how they are read."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from services.worker_settings import WorkerProcessSettings
 from shared.runtime.store_settings import PostingSettings
@@ -21,4 +23,12 @@ class UploaderSettings(WorkerProcessSettings, PostingSettings):
     """`true`: nobody but uploaders and commands of this control plane posts to the chats of
     `TELEGRAM_CHAT_ID`, and an uploader deletes what no row names where a document whose answer was lost may
     be. It would delete what people, other bots, another pgferry and `pgferry backups send --no-record` have
-    posted in between, and what `pgferry backups record` is still to record."""
+    posted in between, and what `pgferry backups record` is still to record. Needs the pinned catalogue."""
+
+    @model_validator(mode="after")
+    def _sure_of_its_rows(self) -> Self:
+        if self.chat_exclusive and not self.catalogue_seconds:
+            raise ValueError(
+                "TELEGRAM_CHAT_EXCLUSIVE needs a catalogue: PGFERRY_CATALOGUE_SECONDS must not be 0"
+            )
+        return self

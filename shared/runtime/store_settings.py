@@ -21,7 +21,7 @@ class StoreSettings(Settings):
     )
     """Another one for a Bot API server of your own."""
 
-    answer_seconds: float = Field(default=300, gt=0, le=3600, alias="PGFERRY_TELEGRAM_SECONDS")
+    answer_seconds: float = Field(default=300, gt=0, le=1800, alias="PGFERRY_TELEGRAM_SECONDS")
     """How long Telegram may take to answer a call, or to take the next piece of a document; to give up early
     means to send a document twice."""
 

@@ -433,7 +433,11 @@ async def test_what_was_lost_in_a_chat_of_pgferrys_own_is_deleted_though_an_uplo
     ):
         earlier = ", ".join(f"{time} = {time} - interval '2 hours'" for time in times)
         await connection.execute(f"UPDATE control_plane.{table} SET {earlier}")
-    exclusive = {"TELEGRAM_CHAT_EXCLUSIVE": "true", "PGFERRY_RECONCILE_SECONDS": "0.05"}
+    exclusive = {
+        "TELEGRAM_CHAT_EXCLUSIVE": "true",
+        "PGFERRY_RECONCILE_SECONDS": "0.05",
+        "PGFERRY_CATALOGUE_SECONDS": "0.2",
+    }
     bot_api.hold_after("deleteMessages", 0)
     victim = stack.start("uploader", **exclusive)
 
@@ -451,4 +455,4 @@ async def test_what_was_lost_in_a_chat_of_pgferrys_own_is_deleted_though_an_uplo
         return bool(await connection.fetchval(resolved) == 3)
 
     await steps.until(is_resolved, "the gap is closed")
-    assert [message.message_id for message in there(stack, bot_api)] == [1, 2, 4, 5]
+    assert [message.message_id for message in there(stack, bot_api)] == [1, 2, 4, 5, 6]

@@ -16,12 +16,15 @@ from shared.storage.superseded import SupersededParts
 from shared.storage.suspected import GAPS, SUSPECT
 from shared.telegram.pins import Pins
 from shared.telegram.removal import DELETED_AT_ONCE, Removal
+from tests.conftest import CHATS
 from tests.integration.upload_plant import Plant
 from tests.waiting import eventually
 
 #: The client silences the library when it is opened; pytest undoes that after each test.
 QUIET = pytest.mark.filterwarnings("ignore:.*retry_after.*:telegram.warnings.PTBDeprecationWarning")
 
+#: The first chat of the setting, in which nothing but the catalogue is.
+SHELF = CHATS[-2]
 NOTHING = dict.fromkeys(KINDS, 0)
 ONE = {"resolved": 1, "deleted": 1, "refused": 0}
 
@@ -53,11 +56,30 @@ def control_plane_url(home: str) -> str:
 @pytest.fixture(autouse=True)
 async def nothing_suspected(plant: Plant) -> None:
     """Each test begins without suspicion."""
-    await plant.owner.execute("TRUNCATE control_plane.suspected_sends")
+    await plant.owner.execute("TRUNCATE control_plane.suspected_sends, control_plane.catalogues")
 
 
-def closing(plant: Plant) -> CloseGaps:
-    return CloseGaps(plant.database, plant.telegram, [plant.chat_id])
+@pytest.fixture(autouse=True)
+async def catalogue(plant: Plant, nothing_suspected: None, tmp_path: Path) -> None:
+    """Pinned in the first chat, and recorded."""
+    path = tmp_path / "a.catalogue"
+    path.write_bytes(b"catalogue")
+    document = await plant.telegram.send(path, chat_id=SHELF, filename=path.name, caption=None)
+    await Pins(plant.telegram.bot).pin(SHELF, document.message_id)
+    async with plant.database.session() as session:
+        await session.catalogues.found(
+            plant.telegram.bot_id,
+            1,
+            chat_id=SHELF,
+            message_id=document.message_id,
+            file_id=document.file_id,
+            sha256="",
+            entries=0,
+        )
+
+
+def closing(plant: Plant, chat_id: int | None = None) -> CloseGaps:
+    return CloseGaps(plant.database, plant.telegram, [SHELF, chat_id or plant.chat_id])
 
 
 async def aged(plant: Plant, hours: float = 2) -> None:
@@ -244,7 +266,7 @@ async def test_other_chats_than_those_of_the_setting_are_left(plant: Plant) -> N
     """That a chat is nobody else's is said of those to which uploaders post."""
     await suspect_one(plant)
 
-    assert await CloseGaps(plant.database, plant.telegram, [plant.chat_id - 1])() == NOTHING
+    assert await closing(plant, plant.chat_id - 1)() == NOTHING
     assert 5 in there(plant)
 
 
@@ -254,7 +276,7 @@ async def test_a_basic_group_is_left(plant: Plant) -> None:
     for table in ("backup_parts", "suspected_sends"):
         await plant.owner.execute(f"UPDATE control_plane.{table} SET chat_id = -5")
 
-    assert await CloseGaps(plant.database, plant.telegram, [-5])() == NOTHING
+    assert await closing(plant, -5)() == NOTHING
 
 
 async def test_what_a_person_posted_into_the_gap_is_deleted(plant: Plant, tmp_path: Path) -> None:
@@ -285,7 +307,21 @@ async def test_an_unknown_catalogue_keeps_all(plant: Plant, tmp_path: Path) -> N
     pins = Pins(plant.telegram.bot)
     await pins.pin(plant.chat_id, await post(plant, tmp_path, name="a.catalogue"))
 
-    with pytest.raises(PermanentError, match="is not of this control plane"):
+    with pytest.raises(PermanentError, match="not of this state of the control plane"):
+        await closing(plant)()
+
+    assert 5 in there(plant)
+
+
+async def test_without_a_pinned_catalogue_nothing_is_deleted(plant: Plant) -> None:
+    """After a control plane was set back in time nothing else would tell that rows are missing."""
+    await suspect_one(plant)
+    shown = await Pins(plant.telegram.bot).newest(SHELF)
+    assert shown is not None
+    for message in plant.api.messages(SHELF):
+        await Pins(plant.telegram.bot).unpin(SHELF, message.message_id)
+
+    with pytest.raises(PermanentError, match="No catalogue is pinned"):
         await closing(plant)()
 
     assert 5 in there(plant)
