@@ -14,7 +14,13 @@ BACKUP_PARTS_MESSAGES = """
     CREATE INDEX backup_parts_messages ON control_plane.backup_parts (chat_id, message_id)
 """
 
+# Each round of the expiry asks for them, and hardly ever there is one.
+BACKUPS_EXPIRING = """
+    CREATE INDEX backups_expiring ON control_plane.backups (id) WHERE status = 'expiring'
+"""
+
 
 def upgrade() -> None:
     op.execute(SENDING_AT)
     op.execute(BACKUP_PARTS_MESSAGES)
+    op.execute(BACKUPS_EXPIRING)
