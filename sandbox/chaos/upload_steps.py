@@ -142,7 +142,8 @@ class UploadSteps:
         }
 
     async def _claim(self) -> Stopped:
-        """Nobody else sees yet whose the job is."""
+        """Nobody else sees yet whose the job is. A start would wait for its commits, too."""
+        await self._until(lambda: asyncio.to_thread(self.fleet.some_ready))
         await self.held.enter_async_context(commits_held(self._url))
         await self._hand_over()
         session = await self._one(_COMMITTING, WAITS_FOR_STANDBY, _CLAIMS)
