@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from sandbox.chaos.fault import EVERYBODY, GATEWAYS
@@ -108,6 +109,9 @@ class Fleet:
     @property
     def pids(self) -> list[int]:
         return [service.child.pid for service in self._running.values()]
+
+    def some_ready(self) -> bool:
+        return any(service.get("/readyz")[0] == HTTPStatus.OK for service in list(self._running.values()))
 
     def name_at(self, port: int) -> str | None:
         """Whose connection it is that comes from this port."""

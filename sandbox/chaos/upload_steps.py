@@ -71,7 +71,7 @@ _JOB: Final = "SELECT FROM control_plane.jobs WHERE id = $1 FOR UPDATE"
 #: Statements by what stands near their beginning: `pg_stat_activity` shows a kilobyte.
 _CLAIMS: Final = "%WITH candidate AS%"
 _PLANS: Final = "%AS plan (index, size_bytes, sha256)%"
-_TAKES_ITS_PLACE: Final = "%INSERT INTO control_plane.lane_entries%"
+_TAKES_ITS_PLACE: Final = "%control_plane.lane_entries%"
 _IS_SENDING: Final = "%WITH before AS (\n        SELECT * FROM control_plane.backup_parts%"
 _HAS_SENT: Final = "%SET status = 'sent'%"
 _RECORDS: Final = "%stage = 'stored'%"
@@ -142,7 +142,8 @@ class UploadSteps:
         }
 
     async def _claim(self) -> Stopped:
-        """Nobody else sees yet whose the job is."""
+        """Nobody else sees yet whose the job is. A start would wait for its commits, too."""
+        await self._until(lambda: asyncio.to_thread(self.fleet.some_ready))
         await self.held.enter_async_context(commits_held(self._url))
         await self._hand_over()
         session = await self._one(_COMMITTING, WAITS_FOR_STANDBY, _CLAIMS)
