@@ -16,8 +16,9 @@ import typer
 from pydantic import ValidationError
 
 from cli.settings import DatabaseSettings
-from shared.contracts.errors import Failure
+from shared.contracts.errors import Failure, Unavailable
 from shared.runtime.process import Fatal
+from shared.runtime.refusals import words_of
 from shared.runtime.settings import AnySettings, SettingsError, load
 from shared.runtime.signing import NotAuthentic
 from shared.storage.database import Database, open_database, reaching_database
@@ -26,6 +27,10 @@ Result = TypeVar("Result")
 
 DONE_IN_PART = 3
 _INTERRUPTED = 130  # what a shell reports after SIGINT
+_PLACES = {
+    "database_unavailable": "DATABASE_URL, and whether its server runs",
+    "telegram_unavailable": "TELEGRAM_API_URL, if it is set, and this machine's way to it",
+}
 
 
 class CannotDo(Exception):
@@ -37,6 +42,8 @@ def finished(command: Coroutine[Any, Any, Result]) -> Result:
     logging.getLogger().addHandler(logging.NullHandler())  # libraries would print beside the sentence
     try:
         return asyncio.run(command)
+    except Unavailable as error:
+        fail(_where_to_look(error))
     except (Failure, Fatal, CannotDo, NotAuthentic) as error:
         fail(str(error))
     except asyncpg.PostgresError as error:
@@ -78,8 +85,8 @@ def refuse_url(variable: str) -> NoReturn:
 
 def refuse_options(error: ValidationError, **names: str) -> NoReturn:
     """Exit with 2 and a line for each problem; an option is called like its field, or as `names` says."""
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    fail(*(f"{_option(str(problem['loc'][0]), names)}: {problem['msg']}" for problem in problems), code=2)
+    problems = error.errors(include_url=False, include_input=False)
+    fail(*(f"{_option(str(problem['loc'][0]), names)}: {words_of(problem)}" for problem in problems), code=2)
 
 
 def _option(field: str, names: Mapping[str, str]) -> str:
@@ -92,6 +99,12 @@ async def _reach(database: Database) -> None:
             await database.pool.fetchval("SELECT 1")
     except ValueError:
         refuse_url("DATABASE_URL")
+
+
+def _where_to_look(error: Unavailable) -> str:
+    """With what may be wrong, where the error knows only what happened."""
+    place = _PLACES.get(error.code)
+    return f"{error.sentence.removesuffix('.')}; look at {place}." if place else error.sentence
 
 
 def _postgres_says(error: asyncpg.PostgresError) -> str:

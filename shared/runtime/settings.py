@@ -29,6 +29,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from shared.runtime.refusals import without_echoes, words_of
+
 
 def _separated(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
@@ -218,14 +220,12 @@ def _lines(
 
     `variables`: by field name, which pydantic gives where it is a default that was refused.
     """
-    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+    for problem in without_echoes(error.errors(include_input=False, include_url=False)):
         name = str(problem["loc"][0]) if problem["loc"] else ""
         name = variables.get(name, name)
-        text = problem["msg"].removeprefix("Value error, ")
+        text = words_of(problem)
         if problem["type"] == "missing":
             text = "is empty" if name in values else "is not set"
-        if problem["type"] == "string_pattern_mismatch":
-            text = text.replace("String should match pattern", "must match the pattern")
         yield name, f"{name}: {text}" if name else text
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field, SecretStr
 
+from cli.settings import DoctorSettings
 from shared.runtime.settings import ServiceSettings, Settings, SettingsError, WorkerSettings, load
 from shared.runtime.store_settings import StoreSettings
 
@@ -124,11 +125,23 @@ def test_all_problems_are_said_at_once(environment: pytest.MonkeyPatch, tmp_path
     assert problems_of(WorkerSettings) == [
         "AMQP_URL: must match the pattern '^amqps?://'",
         "DATABASE_URL_FILE: the file cannot be read (FileNotFoundError)",
-        "PGFERRY_ATTEMPTS: Input should be a valid integer, unable to parse string as an integer",
-        "PGFERRY_DRAIN_SECONDS: Input should be greater than or equal to 0",
+        "PGFERRY_ATTEMPTS: must be a whole number",
+        "PGFERRY_DRAIN_SECONDS: must be at least 0",
         "PGFERRY_HEARTBEAT_SECONDS: must be at most a third of PGFERRY_LEASE_SECONDS",
         "PGFERRY_LOG_LEVEL: must match the pattern '^(DEBUG|INFO|WARNING|ERROR)$'",
     ]
+
+
+@pytest.mark.parametrize(("chats", "said"), [("abc", "be a whole number"), (",", "name at least 1")])
+def test_a_list_that_cannot_be_read_is_one_line(
+    environment: pytest.MonkeyPatch, chats: str, said: str
+) -> None:
+    """Where no item can be read, nothing is said about there being too few."""
+    environment.setenv("TELEGRAM_CHAT_ID", chats)
+
+    problems = [line for line in problems_of(DoctorSettings) if "CHAT_ID" in line]
+
+    assert problems == [f"TELEGRAM_CHAT_ID: must {said}"]
 
 
 def test_missing_settings_are_named(environment: pytest.MonkeyPatch) -> None:
