@@ -43,6 +43,7 @@ class Adopt:
     async def __call__(self, message: Message, options: FileOptions) -> UUID:
         """The backup's id. Raises a Failure; PermanentError `message_known` for what a row names already."""
         await self._require_unknown(message)
+        await patiently(partial(self.telegram.describe, message.chat_id), self.waits)  # a chat that it is in
         part = await patiently(partial(self._fetched, message), self.waits)
         manifest = file_manifest(
             options,

@@ -416,11 +416,13 @@ async def test_an_adopted_message_is_taken_out_of_the_chat_at_its_end(plant: Pla
 
 
 async def test_a_document_that_is_not_had_is_not_adopted(plant: Plant, tmp_path: Path) -> None:
-    """A file id of nobody's."""
+    """A file id of nobody's, and a chat that the bot is not in: nothing could be deleted there."""
     message = await posted(plant, tmp_path)
 
     with pytest.raises((PermanentError, TemporaryError)):
         await adopt(plant, Message(message.chat_id, message.message_id, "BQACAgQnothing"))
+    with pytest.raises(PermanentError, match="Chat not found"):
+        await adopt(plant, Message(-100999, message.message_id, message.file_id))
 
     assert await backups(plant) == []
 
