@@ -25,9 +25,10 @@ from sandbox.compare import Comparison, compare_schemas
 from sandbox.directory import ScratchDirectory
 from sandbox.narration import Narration, Step
 from sandbox.postgres import PostgresServer
+from sandbox.process import ChildEnded
 from sandbox.rabbitmq import RabbitMqServer
 from sandbox.restore import Fetched
-from sandbox.stack import ROLES, Stack, http_get, http_post, make_roles
+from sandbox.stack import ROLES, Service, Stack, http_get, http_post, make_roles
 from sandbox.tenants import CANARY, create_demo_tenant, create_neighbour
 from shared.storage.migrate import migrate
 
@@ -37,6 +38,7 @@ CHAT_ID = -1001234567890
 _MEGABYTE = 1_000_000
 _POLL_SECONDS = 0.1
 _EXPORT_SECONDS = 300
+_LOG_LINES = 5
 
 Json = dict[str, Any]
 
@@ -98,13 +100,21 @@ async def _demo(options: Options, narration: Narration, stack: ExitStack) -> Run
             pgferry.start("uploader", PGFERRY_CATALOGUE_SECONDS=60, PGFERRY_LANE_MESSAGES=20),
         ]
         for service in services:
-            service.wait_ready()
+            _wait_ready(service)
     token = _token(pgferry)
     job = await _export(pgferry, narration, token)
     fetched = _fetch(pgferry, narration, job["backup"]["id"])
     target = await _restore(pgferry, narration, fetched)
     await _compare(pgferry, target, fetched, narration)
     return Running(pgferry, token, job, target.replace("/restored", "/empty"), fetched.identity_file)
+
+
+def _wait_ready(service: Service) -> None:
+    try:
+        service.wait_ready()
+    except (ChildEnded, TimeoutError) as error:
+        last = "\n".join(service.log().splitlines()[-_LOG_LINES:])
+        raise DemoFailed(f"{service.name} is not ready. Its log ends with\n{last}") from error
 
 
 async def _prepared(options: Options, narration: Narration, stack: ExitStack) -> Stack:
@@ -291,6 +301,7 @@ def _print_lines(running: Running, narration: Narration) -> None:
         "\nand as an operator:\n",
         f"export PATH={Path(sys.executable).parent}:$PATH",
         f"export DATABASE_URL={pgferry.database_url}",
+        f"export AMQP_URL={pgferry.amqp_url}",
         *(f"export {name}={value}" for name, value in pgferry.store_environment().items()),
         f"export TARGET_URL={running.empty_url}   # an empty database",
         "pgferry jobs list",
