@@ -41,13 +41,30 @@ _AS_SQL = {
 _FIRST_WITH_TRANSACTION_TIMEOUT = 17
 
 
+def _moment(text: str) -> datetime:
+    """A date, or a date and a time; typer's own reading takes `20261101` for seconds since 1970."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is no date; write 2026-11-01, 2026-11-01T18:30 or 2026-11-01T18:30+02:00"
+        ) from None
+
+
 @app.command("list")
 def list_backups(
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
     type: Annotated[BackupType | None, typer.Option(help="Only these.")] = None,  # noqa: A002
-    status: Annotated[BackupStatus | None, typer.Option(help="Only these.")] = None,
-    since: Annotated[datetime | None, typer.Option(help="Made then or later, UTC.")] = None,
-    before: Annotated[datetime | None, typer.Option(help="Made before then, UTC.")] = None,
+    status: Annotated[
+        BackupStatus | None, typer.Option(metavar="<status>", help=f"Only these: {', '.join(BackupStatus)}.")
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(parser=_moment, metavar="<date>", help="Made then or later, UTC.")
+    ] = None,
+    before: Annotated[
+        datetime | None, typer.Option(parser=_moment, metavar="<date>", help="Made before then, UTC.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -55,7 +72,7 @@ def list_backups(
 
     Example: pgferry backups list --project acme --status stored --since 2026-11-01
     """
-    filters = Filters(project, type, status, _utc(since), _utc(before))
+    filters = Filters(project, type, status, since, before)
     backups = finished(_list(filters, limit))
     if as_json:
         show_json([asdict(backup) for backup in backups])
@@ -123,7 +140,7 @@ def expire(
 ) -> None:
     """End the backups whose time is over; an uploader then takes their documents out of the chat.
 
-    Uploaders do the same by themselves. The newest good backup of a project is kept, however old.
+    Uploaders do the same by themselves. The newest good one of each project and type is kept, however old.
 
     Example: pgferry backups expire --dry-run
     """
@@ -138,7 +155,7 @@ def expire(
 
 
 def _why(due: Due) -> str:
-    return "its time is over" if due.goes else "the newest good backup of its project is kept"
+    return "its time is over" if due.goes else "the newest good one of its project and type is kept"
 
 
 async def _expire(project: str | None, *, dry_run: bool) -> Sequence[Due]:
@@ -188,10 +205,6 @@ async def _list(filters: Filters, limit: int) -> list[Backup]:
         return await session.backups.list(filters, limit=limit)
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    return moment.replace(tzinfo=UTC) if moment else None
-
-
 async def _parts(backup_id: UUID) -> Sequence[PartRow]:
     async with control_plane() as database, database.session() as session:
         return await session.parts.of_backup(backup_id)
@@ -201,7 +214,7 @@ async def _find(backup_id: UUID) -> Backup:
     async with control_plane() as database, database.session() as session:
         backup = await session.backups.find(backup_id)
     if backup is None:
-        raise CannotDo(f"no backup {backup_id}")
+        raise CannotDo(f"no backup {backup_id}; pgferry backups list shows those that are recorded")
     return backup
 
 

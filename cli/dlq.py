@@ -41,7 +41,12 @@ NOTHING = "no letter is meant by that; pgferry dlq list shows those that wait"
 
 LetterId = Annotated[str, typer.Argument(metavar="ID", help="As `pgferry dlq list` shows it.")]
 MaybeLetterId = Annotated[str | None, typer.Argument(metavar="ID", help="As `pgferry dlq list` shows it.")]
-InQueue = Annotated[QueueName | None, typer.Option(help="Only this queue; dead means both dead ones.")]
+InQueue = Annotated[
+    QueueName | None,
+    typer.Option(
+        metavar="<queue>", help=f"Only this one: {', '.join(QueueName)}; dead means both dead ones."
+    ),
+]
 ByReason = Annotated[str | None, typer.Option(help="All with this reason.")]
 All = Annotated[bool, typer.Option("--all", help="All letters, or all of --queue.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]

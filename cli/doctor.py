@@ -27,8 +27,9 @@ def doctor() -> None:
 def telegram(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
-    """Post, fetch, edit, pin, unpin and delete a document of one line in each chat of TELEGRAM_CHAT_ID, and
-    compare the clocks.
+    """Try all that a bot must be able to do, in each chat of TELEGRAM_CHAT_ID.
+
+    It posts, fetches, edits, pins, unpins and deletes a document of one line, and compares the clocks.
 
     Exits with 1 if the bot may not do one of these.
 

@@ -70,7 +70,9 @@ def export(
 @app.command("list")
 def list_jobs(
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
-    status: Annotated[Status | None, typer.Option(help="Only these.")] = None,
+    status: Annotated[
+        Status | None, typer.Option(metavar="<status>", help=f"Only these: {', '.join(Status)}.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -157,7 +159,7 @@ async def _found(database: Database, job_id: UUID) -> Job:
     async with database.session() as session:
         job = await session.jobs.find(job_id)
     if job is None:
-        raise CannotDo(f"no job {job_id}")
+        raise _unknown(job_id)
     return job
 
 
@@ -177,8 +179,12 @@ async def _cancel(job_id: UUID, *, timeout: float) -> Cancellation:  # noqa: ASY
 async def _asked_to_cancel(database: Database, job_id: UUID) -> Cancellation:
     done = await cancel_job(database, job_id, actor="cli")
     if done is None:
-        raise CannotDo(f"no job {job_id}")
+        raise _unknown(job_id)
     return done
+
+
+def _unknown(job_id: UUID) -> CannotDo:
+    return CannotDo(f"no job {job_id}; pgferry jobs list shows those that are recorded")
 
 
 def _came_to(done: Cancellation) -> str:

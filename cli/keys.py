@@ -28,8 +28,9 @@ def generate(
 ) -> None:
     """Make an age key pair, a signing key and a JWT secret.
 
-    The private key goes to a file: keep it off the machines that make backups, and keep copies; without
-    it no backup can be read. The settings for the services go to standard output.
+    The private key goes to a file. Without it no backup can be read: keep copies, off the services' machines.
+
+    The settings for the services go to standard output.
 
     Example: pgferry keys generate --identity backup-key.txt > pgferry.env
     """

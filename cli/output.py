@@ -39,6 +39,8 @@ def text_of(value: object) -> str:
     """One line; what could move a terminal's cursor is shown as an escape sequence's source."""
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}Z"
     if isinstance(value, list | tuple):

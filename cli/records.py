@@ -26,8 +26,7 @@ def update(
 ) -> None:
     """Change what is recorded of a stored backup.
 
-    What is in the chat stays as it is: a catalogue rebuild brings the first caption and label back, with the
-    newest expiry.
+    The chat keeps the first caption and label: a catalogue rebuild brings them back, with the newest expiry.
 
     Example: pgferry backups update 0a4c8f5e-7c56-4be2-8a02-5d7d1d4f9e11 --expires 30
     """
@@ -37,8 +36,10 @@ def update(
         )
     except ValidationError as error:
         refuse_options(error, expires_in_days="--expires")
-    if changes == Changes() or (expires and never_expires):
-        fail("say what is to be changed: --caption, --storage-path, and one of the two about expiry", code=2)
+    if expires and never_expires:
+        fail("say only one of --expires and --never-expires", code=2)
+    if changes == Changes():
+        fail("say what is to change: --caption, --storage-path, --expires or --never-expires", code=2)
     backup = asdict(finished(_update(backup_id, changes)))
     if as_json:
         show_json(backup)

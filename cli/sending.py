@@ -23,6 +23,9 @@ from shared.storage.backups import Backup
 if TYPE_CHECKING:
     from cli.library import Item
 
+#: What the bot or the chat must be given, rather than the file.
+_REFUSALS = {"telegram_bad_request", "telegram_forbidden"}
+
 Project = Annotated[str, typer.Option(help="The project's id in control_plane.projects.")]
 Type = Annotated[BackupType, typer.Option(help="The newest of each type is kept, however old.")]
 Caption = Annotated[str | None, typer.Option(help="Shown with every document in the chat.")]
@@ -60,17 +63,19 @@ def send(
     items = finished(_send(files, options, record=not no_record, as_json=as_json))
     failed = sum(item.error is not None for item in items)
     if failed:
+        refused = any(item.error and item.error.code in _REFUSALS for item in items)
         fail(
-            f"not sent: {counted(failed, 'file')} of {len(items)}",
+            f"not sent: {counted(failed, 'file')} of {len(items)}"
+            + ("; pgferry doctor telegram says what the bot may not do" if refused else ""),
             code=1 if failed == len(items) else DONE_IN_PART,
         )
 
 
 def record(
     project: Project,
-    chat_id: Annotated[int, typer.Option(help="Where the message is.")],
-    message_id: Annotated[int, typer.Option(min=1, help="That holds the document.")],
-    file_id: Annotated[str, typer.Option(help="The document's, as this bot was told it.")],
+    chat_id: Annotated[int, typer.Option(help="The chat that the message is in.")],
+    message_id: Annotated[int, typer.Option(min=1, help="The message that holds the document.")],
+    file_id: Annotated[str, typer.Option(help="The document's file id, as this bot was told it.")],
     type: Type = BackupType.STORAGE,  # noqa: A002
     caption: Caption = None,
     filename: Filename = None,
@@ -80,8 +85,9 @@ def record(
 ) -> None:
     """Record a document that is in the chat already; it is fetched once, for its size and hash.
 
-    That the message holds this file is your word: a bot cannot read a message. It has no manifest, so a
-    catalogue rebuild does not bring it back.
+    That the message holds this file is your word: a bot cannot read a message.
+
+    It has no manifest, so a catalogue rebuild does not bring it back.
 
     Example: pgferry backups record --project acme --chat-id -1001234567890 --message-id 7 --file-id BQACAgQ…
     """

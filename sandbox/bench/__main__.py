@@ -56,8 +56,9 @@ def queue(
     messages: Annotated[int, typer.Option(help="Messages for relay and intake.", min=1)] = 5_000,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
 ) -> None:
-    """Exports per second from the request to the recorded backup, against `xargs -P5 pg_dump`; milliseconds
-    per message of relay and intake, against bare publishing and consuming.
+    """Exports per second from the request to the recorded backup, against `xargs -P5 pg_dump`.
+
+    Also milliseconds per message of relay and intake, against bare publishing and consuming.
     """
     narration = Narration()
     figures = _measured(QueueBench(tenants, tables, rounds, messages, narration), narration)
@@ -75,8 +76,9 @@ def upload(
     rounds: Annotated[int, typer.Option(help="How often everything is measured.", min=1)] = 3,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
 ) -> None:
-    """An upload in the lanes of one and of four chats against what Telegram's rule alone takes, at 1:20;
-    bytes per second against a bare loop of send_document.
+    """An upload in the lanes of one and of four chats against what Telegram's rule alone takes, at 1:20.
+
+    Also bytes per second against a bare loop of send_document.
     """
     narration = Narration()
     figures = _measured(UploadBench(documents or [200, 540], parts, mebibytes, rounds, narration), narration)

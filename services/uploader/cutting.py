@@ -43,7 +43,7 @@ class Source:
     def opened(self) -> Iterator[tuple[BinaryIO, int]]:
         """Its stream, and how much of it is to be sent. Raises OSError, or PermanentError `file_empty`."""
         if isinstance(self.content, Path) and not self.content.is_file():  # a pipe would be waited for
-            raise PermanentError("file_missing", f"{self.name} is not there, or is no file.")
+            raise PermanentError("file_missing", f"{self.content} is not there, or is no file.")
         with self.content.open("rb") if isinstance(self.content, Path) else BytesIO(self.content) as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(0)

@@ -52,7 +52,8 @@ class Keeping:
         backup = await self._stored(backup_id)
         raise PermanentError(
             "backup_newest",
-            f"backup {backup_id} is the newest stored {backup.type} backup of project {backup.project_id}",
+            f"backup {backup_id} is the newest stored {backup.type} backup of project {backup.project_id}; "
+            "--even-newest ends it all the same",
         )
 
     async def _stored(self, backup_id: UUID) -> Backup:

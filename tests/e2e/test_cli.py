@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 from importlib.metadata import version
+from inspect import cleandoc
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -49,6 +50,18 @@ def test_every_help_says_what_the_command_does(words: list[str]) -> None:
         assert f"pgferry {' '.join(words)} " in done.stdout.partition("Example: ")[2]
 
 
+@pytest.mark.parametrize("words", _commands(), ids=" ".join)
+def test_no_paragraph_of_a_help_is_broken_by_its_source(words: list[str]) -> None:
+    """Typer keeps the line ends of a docstring, wherever the terminal's own fall."""
+    command = get_command(app)
+    for word in words:
+        command = command.commands[word]  # type: ignore[attr-defined]
+
+    paragraphs = cleandoc(command.help or "").split("\n\n")
+
+    assert [paragraph for paragraph in paragraphs if "\n" in paragraph] == []
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -58,6 +71,8 @@ def test_every_help_says_what_the_command_does(words: list[str]) -> None:
         (["jobs", "show", "7"], 2, "should be a valid UUID"),
         (["export", "acme", "--format", "directory"], 2, "Invalid value for '--format'"),
         (["backups", "list", "--limit", "0"], 2, "Invalid value for '--limit'"),
+        (["backups", "list", "--since", "yesterday"], 2, "'yesterday' is no date; write 2026-11-01"),
+        (["backups", "list", "--before", "20261101000000"], 2, "is no date"),
     ],
 )
 def test_usage(words: list[str], code: int, said: str) -> None:
@@ -77,7 +92,7 @@ async def test_migrate_makes_and_keeps_the_control_plane(database_url: str) -> N
 
     assert (before.code, before.out) == (1, "")
     assert before.sentence.endswith("run: pgferry migrate")
-    assert (first.code, first.out, first.err) == (0, "control_plane: nothing -> 0006\n", "")
+    assert (first.code, first.out, first.err) == (0, "control_plane: nothing -> 0007\n", "")
     assert (second.code, second.out, second.err) == (0, "up to date\n", "")
 
 
@@ -96,7 +111,11 @@ async def test_a_database_that_cannot_be_used_is_one_sentence(database_url: str)
         "DATABASE_URL: cannot be read as a URL",
     )
     assert "half" not in unreadable.err
-    assert (nobody.code, nobody.sentence) == (1, "PostgreSQL is not reachable: ConnectionRefusedError.")
+    assert (nobody.code, nobody.sentence) == (
+        1,
+        "PostgreSQL is not reachable: ConnectionRefusedError; look at DATABASE_URL, and whether its server"
+        " runs.",
+    )
     assert refused.code == 1
     assert "password authentication failed" in refused.sentence
 

@@ -348,7 +348,7 @@ async def test_the_newest_backup_is_kept_when_its_time_is_over(ferry: Ferry) -> 
 
     line = dry.out.splitlines()[1]
     assert line.split()[:2] == [ferry.backup_id, "acme"]
-    assert line.endswith("the newest good backup of its project is kept")
+    assert line.endswith("the newest good one of its project and type is kept")
     assert [(due["id"], due["goes"]) for due in real.json()] == [(ferry.backup_id, False)]
     assert (shown.json()["status"], others.json()) == ("stored", [])
 

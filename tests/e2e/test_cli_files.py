@@ -139,6 +139,7 @@ async def test_a_batch_tells_of_each_file(stack: Stack, bot_api: BotApi, tmp_pat
         "file_missing",
     ]
     assert none.code == 1
+    assert f"{missing} is not there" in none.out
     assert [line.split()[:2] for line in none.out.splitlines()] == [["failed", "b"], ["failed", "nowhere"]]
     assert len(there(stack, bot_api)) == 4
 
@@ -224,7 +225,10 @@ async def test_the_newest_backup_is_deleted_only_by_a_word_of_its_own(
     by_word = await run(stack, "delete", other_type, "--even-newest")
 
     assert (kept.code, deleted.code, twice.code, unknown.code, by_word.code) == (1, 0, 1, 1, 0)
-    assert kept.sentence == f"backup {newest} is the newest stored logs backup of project acme"
+    assert kept.sentence == (
+        f"backup {newest} is the newest stored logs backup of project acme; "
+        "--even-newest ends it all the same"
+    )
 
     async def gone() -> bool:
         rows = await connection.fetch("SELECT id, status FROM control_plane.backups")
@@ -256,13 +260,15 @@ async def test_what_is_recorded_is_changed_listed_and_counted(
     changed = await run(stack, "update", log, "--caption", "kept for the audit", "--never-expires", "--json")
     nothing = await run(stack, "update", log)
     bad = await run(stack, "update", log, "--expires", 0)
+    both = await run(stack, "update", log, "--expires", 1, "--never-expires")
     listed = [
         await run(stack, "list", *filters, "--json")
         for filters in (
             (),
             ("--type", "logs"),
             ("--status", "deleted"),
-            ("--since", "2026-01-03"),
+            ("--since", "20260103"),
+            ("--since", "2026-01-02T13:00+02:00", "--before", "2026-01-02T14:01+02:00"),
             ("--before", "2026-01-03"),
             ("--since", "2026-01-02", "--before", "2026-01-02T12:00:00"),
         )
@@ -270,13 +276,15 @@ async def test_what_is_recorded_is_changed_listed_and_counted(
     stats = await run(stack, "stats", "--json")
 
     assert (changed.json()["caption"], changed.json()["expires_at"]) == ("kept for the audit", None)
-    assert (nothing.code, bad.code) == (2, 2)
-    assert bad.sentence.startswith("--expires: ")
+    assert (nothing.code, bad.code, both.code) == (2, 2, 2)
+    assert bad.sentence == "--expires: must be at least 1"
+    assert both.sentence == "say only one of --expires and --never-expires"
     assert [[one["id"] for one in said.json()] for said in listed] == [
         [file, log],
         [log],
         [],
         [file],
+        [log],
         [log],
         [],
     ]

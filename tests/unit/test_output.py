@@ -41,12 +41,14 @@ def test_an_empty_table_is_its_header(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_nested_values_are_shown_by_their_path(capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each value that is set."""
-    show_fields({"id": 7, "gone": None, "dump": {"plain": {"size": 0}, "names": ("a", "b"), "no": None}})
+    dump = {"plain": {"size": 0}, "names": ("a", "b"), "no": None, "whole": True}
+    show_fields({"id": 7, "gone": None, "dump": dump})
 
     assert capsys.readouterr().out.splitlines() == [
         "id               7",
         "dump.plain.size  0",
         "dump.names       a, b",
+        "dump.whole       yes",
     ]
 
 
