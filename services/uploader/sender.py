@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,9 +59,7 @@ class Sender:
         worker may not make it, or after it when it may not record it: the successor then sends the document
         again, and the manifest names that one.
         """
-        while True:
-            if given_up.is_set():
-                raise Stopped
+        while not given_up.is_set():
             chat_id = await self._chat_of(part)
             call = partial(
                 self.telegram.send,
@@ -72,18 +70,34 @@ class Sender:
                 sha256=part.sha256,
             )
             try:
-                async with AsyncExitStack() as turn:
-                    waiting = self.lane.turn(self.telegram.bot_id, chat_id, claim.job_id)
-                    await unless(given_up, turn.enter_async_context(waiting))
-                    await self._announce(claim, kind, part, chat_id)
-                    sent = self._sent(await call())
+                sent = await self._in_turn(claim, kind, part, call, chat_id=chat_id, given_up=given_up)
             except (FloodWait, Failure) as error:
-                if not may_be_done(error):
-                    await self._take_back(claim, kind, part)
                 await unless(given_up, self._heed(error, chat_id))
             else:
                 await until_available(partial(self._record, claim, kind, part, sent))
                 return sent
+        raise Stopped
+
+    async def _in_turn(
+        self,
+        claim: Writer,
+        kind: Kind,
+        part: Part,
+        call: Callable[[], Awaitable[SentDocument]],
+        *,
+        chat_id: int,
+        given_up: asyncio.Event,
+    ) -> Sent:
+        try:
+            async with AsyncExitStack() as turn:
+                waiting = self.lane.turn(self.telegram.bot_id, chat_id, claim.job_id)
+                await unless(given_up, turn.enter_async_context(waiting))
+                await self._announce(claim, kind, part, chat_id)
+                return self._sent(await call())
+        except (FloodWait, Failure) as error:
+            if not may_be_done(error):
+                await self._take_back(claim, kind, part)
+            raise
 
     async def post(self, part: Part, *, path: Path, filename: str, caption: str) -> Sent:
         """Send the file in its turn, and write no row. Raises a Failure."""
