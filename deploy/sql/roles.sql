@@ -69,6 +69,7 @@ GRANT SELECT, INSERT, UPDATE (only_row) ON control_plane.spool TO pgferry_export
 GRANT DELETE ON control_plane.jobs, control_plane.backup_parts, control_plane.outbox,
     control_plane.audit_log, control_plane.idempotency_keys TO pgferry_exporter, pgferry_uploader;
 GRANT SELECT (id, at) ON control_plane.audit_log TO pgferry_exporter, pgferry_uploader;
+GRANT SELECT (id, suspected_at), DELETE ON control_plane.suspected_sends TO pgferry_exporter, pgferry_uploader;
 GRANT SELECT (project_id, key, expires_at) ON control_plane.idempotency_keys
     TO pgferry_exporter, pgferry_uploader;
 COMMIT;

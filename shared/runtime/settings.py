@@ -157,7 +157,7 @@ class WorkerSettings(ServiceSettings):
     A job stays as long as its backup, and while parts of it are to be deleted from the chat."""
 
     keep_audit_days: float = Field(default=400, gt=0, alias="PGFERRY_KEEP_AUDIT_DAYS")
-    """How long the audit log goes back."""
+    """How long the audit log goes back, and the record of documents whose answer was lost."""
 
     @field_validator("heartbeat_seconds")
     @classmethod

@@ -14,7 +14,7 @@ from shared.runtime.reconciler import Duty
 from shared.runtime.settings import WorkerSettings
 from shared.storage.database import Database
 
-KINDS = ("outbox", "jobs", "audit", "keys")
+KINDS = ("outbox", "jobs", "audit", "keys", "suspected")
 
 _DAY_SECONDS = 86400.0
 
@@ -37,6 +37,14 @@ KEYS = """
      WHERE (project_id, key) IN (
            SELECT project_id, key FROM control_plane.idempotency_keys
             WHERE expires_at < now() - make_interval(secs => $1) ORDER BY expires_at LIMIT $2)
+"""
+
+# As the audit log: a record of what may lie in a chat, for whoever looks at it.
+SUSPECTED = """
+    DELETE FROM control_plane.suspected_sends
+     WHERE id = ANY(ARRAY(
+           SELECT id FROM control_plane.suspected_sends
+            WHERE suspected_at < now() - make_interval(secs => $1) ORDER BY id LIMIT $2))
 """
 
 # A page of the jobs that ended long ago, from where the last one stopped: most of them stay, for their
@@ -89,6 +97,7 @@ class Retention:
             "jobs": await self._forget_jobs(),
             "audit": await self._forget(AUDIT, self.audit_days),
             "keys": await self._forget(KEYS, 0),
+            "suspected": await self._forget(SUSPECTED, self.audit_days),
         }
         if any(counts.values()):
             log.info("what was kept long enough is forgotten", **counts)

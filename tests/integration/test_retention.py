@@ -11,7 +11,7 @@ from shared.storage.retention import Retention
 from tests.integration.export_plant import url_as
 from tests.integration.jobs_in import empty
 
-NOTHING = {"outbox": 0, "jobs": 0, "audit": 0, "keys": 0}
+NOTHING = {"outbox": 0, "jobs": 0, "audit": 0, "keys": 0, "suspected": 0}
 _ADD_JOB = """
     INSERT INTO control_plane.jobs
         (id, project_id, status, stage, format, compression, options_hash, dump_fence, command, finished_at)
@@ -34,6 +34,7 @@ def control_plane_url(home: str) -> str:
 async def _emptied(connection: asyncpg.Connection) -> None:
     await empty(connection)
     await connection.execute("DELETE FROM control_plane.backups")
+    await connection.execute("DELETE FROM control_plane.suspected_sends")
 
 
 @pytest.fixture(params=["exporter", "uploader"])
@@ -204,3 +205,20 @@ async def test_the_gateway_cannot_delete_history(
                 await gateway.execute(f"DELETE FROM control_plane.{table}")
     finally:
         await gateway.close()
+
+
+async def test_suspected_sends_are_forgotten_with_the_audit_log(
+    worker: Database, connection: asyncpg.Connection
+) -> None:
+    """Resolved or not: nobody looks for such a document after a year."""
+    for days in (399, 401):
+        await connection.execute(
+            "INSERT INTO control_plane.suspected_sends (job_id, dump_fence, kind, index, bot_id, chat_id,"
+            " size_bytes, sha256, suspected_at)"
+            " VALUES ($1, 1, 'part', $2, 1, 1, 1, '', now() - $2 * interval '1 day')",
+            uuid4(),
+            days,
+        )
+
+    assert await retention(worker)() == NOTHING | {"suspected": 1}
+    assert await connection.fetchval("SELECT index FROM control_plane.suspected_sends") == 399
