@@ -215,7 +215,7 @@ async def test_suspected_sends_are_forgotten_with_the_audit_log(
         await connection.execute(
             "INSERT INTO control_plane.suspected_sends (job_id, dump_fence, kind, index, bot_id, chat_id,"
             " size_bytes, sha256, suspected_at)"
-            " VALUES ($1, 1, 'part', $2, 1, 1, 1, '', now() - $2 * interval '1 day')",
+            " VALUES ($1, 1, 'part', $2, 1, 1, 1, '', now() - make_interval(days => $2))",
             uuid4(),
             days,
         )
