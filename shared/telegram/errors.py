@@ -14,7 +14,7 @@ import telegram
 from telegram.error import BadRequest, ChatMigrated, Forbidden, InvalidToken, RetryAfter
 
 from shared.contracts.errors import Failure, PermanentError, TemporaryError, Unavailable
-from shared.telegram.request import Down, TooLarge
+from shared.telegram.request import Down, Misdirected, TooLarge
 from shared.telegram.window import Altered
 
 
@@ -112,6 +112,9 @@ def _failure_of(error: telegram.error.TelegramError, what: str) -> Failure:
             )
         case Altered():
             return NotAsWritten("file_altered", f"Telegram could not {what}: it is not as it was written.")
+        case Misdirected():
+            sentence = f"The server of TELEGRAM_API_URL refused to {what}: it does not serve this bot."
+            return PermanentError("telegram_misdirected", sentence)
         case Down():
             kind = Unavailable if _was_not_sent(error.__cause__) else LostInOutage
             return kind("telegram", f"Telegram does not serve us: {error.message}.")

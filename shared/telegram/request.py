@@ -14,6 +14,10 @@ class TooLarge(telegram.error.TelegramError):
     """413, in whatever shape: the service's JSON, a proxy's HTML, or nothing at all."""
 
 
+class Misdirected(telegram.error.TelegramError):
+    """421: a Bot API server of one's own serves other bots."""
+
+
 class Down(telegram.error.TelegramError):
     """Telegram has not served several requests in a row, whatever they were for."""
 
@@ -36,6 +40,8 @@ class Request(HTTPXRequest):
             self._failures = 0
         if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             raise TooLarge("Request Entity Too Large")
+        if status == HTTPStatus.MISDIRECTED_REQUEST:
+            raise Misdirected("Misdirected Request")
         return status, body
 
     def _failed(self, reason: str, cause: Exception | None) -> None:

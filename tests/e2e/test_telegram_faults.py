@@ -94,6 +94,7 @@ FAULTS = [
         suspected=1,
     ),
     *[Fault(words, refused(400, description=words), "telegram_bad_request") for words in REFUSALS[400][:3]],
+    Fault("421", refused(421), "telegram_misdirected"),
     Fault("401 for good", lost_rights(401), "telegram_token"),
     Fault("403 for good", lost_rights(403), "telegram_forbidden"),
     *[Fault(f"413 {shape}", refused(413, shape=shape), "telegram_too_large") for shape in Shape],
