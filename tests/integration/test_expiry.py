@@ -164,7 +164,9 @@ async def test_the_last_is_kept_while_the_newest_is_given_up(plant: Plant) -> No
 
 
 async def _waiting(plant: Plant, number: int) -> bool:
-    return bool(await plant.owner.fetchval(_WAITING) == number)
+    """Asked outside the test's own transaction, which would go on seeing what it saw first."""
+    async with plant.database.session() as session:
+        return bool(await session.executor.fetchval(_WAITING) == number)
 
 
 async def test_an_old_backup_leaves_tombstones(plant: Plant) -> None:

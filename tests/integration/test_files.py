@@ -377,8 +377,9 @@ async def test_a_message_is_adopted_once(plant: Plant, tmp_path: Path) -> None:
     async with plant.owner.transaction():
         await plant.owner.execute("LOCK TABLE control_plane.backups IN ACCESS EXCLUSIVE MODE")
 
-        async def both_wait() -> bool:
-            return bool(await plant.owner.fetchval(_WAITING) == 2)
+        async def both_wait() -> bool:  # asked outside the transaction, which goes on seeing the same
+            async with plant.database.session() as session:
+                return bool(await session.executor.fetchval(_WAITING) == 2)
 
         await eventually(both_wait)
     results = await asyncio.gather(*tasks, return_exceptions=True)
