@@ -98,6 +98,7 @@ async def test_an_exporter_that_wakes_after_its_successor_finished_changes_nothi
     successor.wait_ready()
     await steps.all_sent(connection)
     assert await steps.sessions_of(connection, job_id, fence=1) == 0
+    wait_until(lambda: not (stack.spool / str(job_id)).exists(), seconds=30, what="the spool is emptied")
     before = await _everything(stack, bot_api, connection)
 
     sleeper.resume()
