@@ -14,6 +14,7 @@ from services.uploader.chats import follow
 from services.uploader.lane import Lane
 from services.uploader.metrics import CATALOGUE_PINNED, SENT, SENT_BYTES
 from services.uploader.pinned_catalogue import PinnedCatalogue, is_recorded, looks_like_one
+from services.uploader.removal import replaced_by_tombstone
 from services.uploader.settings import UploaderSettings
 from shared.contracts.catalogue import CATALOGUE_SUFFIX, Catalogue, CatalogueEntry
 from shared.contracts.errors import Failure, PermanentError, TemporaryError
@@ -23,7 +24,7 @@ from shared.runtime.signing import CATALOGUE, Signer
 from shared.storage.catalogues import CatalogueRow
 from shared.storage.database import Database
 from shared.telegram.client import MAX_DOWNLOAD_BYTES, SentDocument, TelegramChatStore
-from shared.telegram.errors import ChatMoved, FloodWait, may_be_done, require_about_the_message
+from shared.telegram.errors import ChatMoved, FloodWait, may_be_done
 from shared.telegram.pins import Pinned, Pins
 from shared.telegram.removal import Removal
 
@@ -223,18 +224,9 @@ class KeepCatalogue:
 
     async def _replace(self, row: CatalogueRow) -> str:
         """What is too old for a bot to delete gives way to a few words, or is for a person to delete."""
-        try:
-            await Removal(self.telegram.bot).replace_by_tombstone(row.chat_id, row.message_id or 0)
-        except PermanentError as error:
-            require_about_the_message(error)
-            log.warning(
-                "a catalogue stays in the chat and is for a person to delete",
-                chat_id=row.chat_id,
-                message_id=row.message_id,
-                reason=error.sentence,
-            )
-            return "remains"
-        return "replaced"
+        removal = Removal(self.telegram.bot)
+        replaced = await replaced_by_tombstone(removal, row.chat_id, row.message_id or 0, "catalogue")
+        return "replaced" if replaced else "remains"
 
 
 def catalogue_duties(

@@ -83,21 +83,30 @@ class Remover:
         return ()
 
     async def _replace(self, part: Superseded, counts: dict[str, int]) -> None:
-        try:
-            await self.removal.replace_by_tombstone(part.chat_id, part.message_id)
-        except PermanentError as error:
-            require_about_the_message(error)
-            log.warning(
-                "a document stays in the chat and is for a person to delete",
-                chat_id=part.chat_id,
-                message_id=part.message_id,
-                reason=error.sentence,
-            )
-            await self.parts.mark([part], Removed.REMOTE_REMAINS)
-            counts["remains"] += 1
-            return
-        await self.parts.mark([part], Removed.DELETED)
-        counts["replaced"] += 1
+        replaced = await replaced_by_tombstone(
+            self.removal, part.chat_id, part.message_id, "part or manifest"
+        )
+        await self.parts.mark([part], Removed.DELETED if replaced else Removed.REMOTE_REMAINS)
+        counts["replaced" if replaced else "remains"] += 1
+
+
+async def replaced_by_tombstone(removal: Removal, chat_id: int, message_id: int, what: str) -> bool:
+    """False, and a person is told, when Telegram refuses that too. Raises FloodWait, or a Failure that says
+    nothing of the message.
+    """
+    try:
+        await removal.replace_by_tombstone(chat_id, message_id)
+    except PermanentError as error:
+        require_about_the_message(error)
+        log.warning(
+            "a document stays in the chat and is for a person to delete",
+            document=what,
+            chat_id=chat_id,
+            message_id=message_id,
+            reason=error.sentence,
+        )
+        return False
+    return True
 
 
 def removal_of(database: Database, telegram: TelegramChatStore) -> Duty:
