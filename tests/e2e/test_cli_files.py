@@ -1,5 +1,6 @@
 """Files of an operator's own: sent, listed, fetched, changed and ended by commands, as the role for it."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -294,11 +295,11 @@ async def test_what_is_recorded_is_changed_listed_and_counted(
     ]
 
 
-async def test_a_send_that_is_stopped_is_given_up_at_once(
-    stack: Stack, bot_api: BotApi, connection: asyncpg.Connection, tmp_path: Path
-) -> None:
-    """Ctrl-C: what was sent is deleted by an uploader, and the call without an answer is suspected."""
-    path = written(tmp_path, "disk.img", 20 * MIB)
+async def sending_its_second_part(
+    stack: Stack, bot_api: BotApi, directory: Path
+) -> asyncio.subprocess.Process:
+    """A command whose first part is in the chat; the call of the second is held by the stand-in."""
+    path = written(directory, "disk.img", 20 * MIB)
     bot_api.hold_after("sendDocument", 1)
     sending = await started(*("backups", "send", str(path), "--project", "acme"), **environment(stack))
 
@@ -306,6 +307,14 @@ async def test_a_send_that_is_stopped_is_given_up_at_once(
         return bot_api.held("sendDocument") > 0
 
     await steps.until(held, "the second part is on its way")
+    return sending
+
+
+async def test_a_send_that_is_stopped_is_given_up_at_once(
+    stack: Stack, bot_api: BotApi, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Ctrl-C: what was sent is deleted by an uploader, and the call without an answer is suspected."""
+    sending = await sending_its_second_part(stack, bot_api, tmp_path)
     sending.send_signal(signal.SIGINT)
     said = await ended(sending, environment(stack))
     bot_api.release()
@@ -320,14 +329,7 @@ async def test_what_a_killed_send_left_is_deleted_a_day_later(
     stack: Stack, bot_api: BotApi, connection: asyncpg.Connection, tmp_path: Path
 ) -> None:
     """Kill -9 between two parts: the rows say what is in the chat and what may be."""
-    path = written(tmp_path, "disk.img", 20 * MIB)
-    bot_api.hold_after("sendDocument", 1)
-    sending = await started(*("backups", "send", str(path), "--project", "acme"), **environment(stack))
-
-    async def held() -> bool:
-        return bot_api.held("sendDocument") > 0
-
-    await steps.until(held, "the second part is on its way")
+    sending = await sending_its_second_part(stack, bot_api, tmp_path)
     sending.kill()
     await sending.wait()
     bot_api.release()
